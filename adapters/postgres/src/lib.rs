@@ -1,0 +1,1 @@
+//! Steadfast's storage on PostgreSQL: many workers, many machines.

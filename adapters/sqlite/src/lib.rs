@@ -1,0 +1,1 @@
+//! Steadfast's storage on SQLite: the embedded default.

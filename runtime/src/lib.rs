@@ -1,0 +1,1 @@
+//! Steadfast for services: the tokio clock, the worker host and the subprocess handler.

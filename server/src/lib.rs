@@ -1,0 +1,1 @@
+//! The `steadfast` binary: HTTP server, worker and command line.

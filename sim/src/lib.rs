@@ -1,0 +1,1 @@
+//! Steadfast's deterministic simulator: scheduler, simulated database and storage, faults, oracle.

@@ -1,0 +1,1 @@
+//! Steadfast's conformance suite, certification and end-to-end tests.
