@@ -1,0 +1,225 @@
+//! What a service writes: a [`Handler`], called once for each attempt with a [`Context`], answering a [`Verdict`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::name::Kind;
+use crate::storage::Lease;
+use crate::task::{Cause, Payload};
+use crate::time::Moment;
+
+/// How an attempt ended, in the handler's own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is done; this is the output.
+    Done(Payload),
+    /// It went wrong; try again while attempts remain.
+    Retry {
+        /// What kind of failure.
+        cause: Cause,
+        /// What went wrong, for people.
+        error: String,
+        /// How long to wait; by the task's backoff where it isn't said.
+        after: Option<Duration>,
+    },
+    /// It went wrong for good; don't try again.
+    Fail {
+        /// What kind of failure.
+        cause: Cause,
+        /// What went wrong, for people.
+        error: String,
+    },
+    /// It isn't wanted any more.
+    Cancel {
+        /// Why.
+        reason: String,
+    },
+    /// Not yet: give this attempt back and come again.
+    Snooze {
+        /// How long to wait.
+        after: Duration,
+    },
+}
+
+impl Verdict {
+    /// Done, with this output.
+    pub fn done(output: impl Into<Payload>) -> Self {
+        Verdict::Done(output.into())
+    }
+
+    /// Went wrong; retried after the task's backoff while attempts remain.
+    pub fn error(error: impl fmt::Display) -> Self {
+        Verdict::Retry { cause: Cause::Error, error: error.to_string(), after: None }
+    }
+
+    /// Went wrong for good.
+    pub fn fail(error: impl fmt::Display) -> Self {
+        Verdict::Fail { cause: Cause::Error, error: error.to_string() }
+    }
+}
+
+/// A boxed attempt.
+pub type Running = Pin<Box<dyn Future<Output = Verdict> + Send>>;
+
+/// Runs the tasks of a kind.
+///
+/// The supervisor owns the returned future: it polls it, and drops it when the attempt has to end: at a timeout or a
+/// cancel after a grace, and at once when the worker goes away. Everything that a handler does between two awaits
+/// happens at least once for each attempt that entered; fence side effects with [`Context::fence`].
+pub trait Handler: Send + Sync + 'static {
+    /// Starts one attempt.
+    fn call(&self, context: Context) -> Running;
+}
+
+impl<F, R> Handler for F
+where
+    F: Fn(Context) -> R + Send + Sync + 'static,
+    R: Future<Output = Verdict> + Send + 'static,
+{
+    fn call(&self, context: Context) -> Running {
+        Box::pin(self(context))
+    }
+}
+
+/// Which handler runs which kind.
+#[derive(Clone, Default)]
+pub struct Handlers(BTreeMap<Kind, Arc<dyn Handler>>);
+
+impl Handlers {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the handler of a kind, in place of an earlier one.
+    #[must_use]
+    pub fn with(mut self, kind: Kind, handler: impl Handler) -> Self {
+        self.0.insert(kind, Arc::new(handler));
+        self
+    }
+
+    /// The handler of a kind.
+    pub fn find(&self, kind: &Kind) -> Option<&Arc<dyn Handler>> {
+        self.0.get(kind)
+    }
+
+    /// All kinds, in order.
+    pub fn kinds(&self) -> impl Iterator<Item = &Kind> {
+        self.0.keys()
+    }
+
+    /// Wraps every handler, for example to run each attempt in a task of an executor.
+    #[must_use]
+    pub fn map<H: Handler>(self, wrap: impl Fn(Arc<dyn Handler>) -> H) -> Self {
+        Self(
+            self.0
+                .into_iter()
+                .map(|(kind, handler)| (kind, Arc::new(wrap(handler)) as Arc<dyn Handler>))
+                .collect(),
+        )
+    }
+}
+
+impl fmt::Debug for Handlers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// Why an attempt should stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopReason {
+    /// Somebody wants the task to stop, for this reason.
+    Cancelled(String),
+    /// It took longer than this.
+    Timeout(Duration),
+    /// The worker is being drained: the attempt is given back.
+    Drained,
+    /// The attempt isn't this worker's any more: it was replaced or rescued, or its lease must have lapsed.
+    LeaseLost,
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StopReason::Cancelled(reason) => write!(f, "cancelled: {reason}"),
+            StopReason::Timeout(after) => write!(f, "timed out after {after:?}"),
+            StopReason::Drained => f.write_str("the worker is being drained"),
+            StopReason::LeaseLost => f.write_str("the lease was lost"),
+        }
+    }
+}
+
+/// What the supervisor tells a live attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orders {
+    /// Why to stop; nothing while all is well. Once set it stays.
+    pub stop: Option<StopReason>,
+    /// When the lease lapses unless it is renewed, by the process's clock, counted from the moment when the claim or
+    /// the renewal was sent.
+    pub lease_until: Moment,
+}
+
+/// What a handler knows about its attempt.
+#[derive(Debug, Clone)]
+pub struct Context {
+    lease: Arc<Lease>,
+    orders: watch::Receiver<Orders>,
+}
+
+impl Context {
+    /// Puts a context together; for supervisors and tests of handlers.
+    pub fn new(lease: Arc<Lease>, orders: watch::Receiver<Orders>) -> Self {
+        Self { lease, orders }
+    }
+
+    /// The task and this attempt of it: id, kind, payload, attempt, slot.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// The task's id.
+    pub fn task_id(&self) -> &crate::name::TaskId {
+        &self.lease.task
+    }
+
+    /// What the task was submitted with.
+    pub fn payload(&self) -> &[u8] {
+        &self.lease.payload
+    }
+
+    /// This attempt's number, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.lease.attempt
+    }
+
+    /// Rises with every claim of the task: a side effect that checks it can't be made by a zombie.
+    pub fn fence(&self) -> u64 {
+        self.lease.fence
+    }
+
+    /// Why to stop, if the attempt was told to.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.orders.borrow().stop.clone()
+    }
+
+    /// Waits until the attempt is told to stop. A grace period remains from then on. Cancellation safe.
+    pub async fn stopped(&self) -> StopReason {
+        let mut orders = self.orders.clone();
+        let stop =
+            orders.wait_for(|orders| orders.stop.is_some()).await.ok().and_then(|orders| orders.stop.clone());
+        // The supervisor is gone: so is the lease.
+        stop.unwrap_or(StopReason::LeaseLost)
+    }
+
+    /// The orders, for handlers that pass the lease on to a process of their own.
+    pub fn orders(&self) -> watch::Receiver<Orders> {
+        self.orders.clone()
+    }
+}
