@@ -1,1 +1,364 @@
+//! The engine: what a process does with tasks, on any storage and clock. It holds the awaits; the decisions are in
+//! [`decide`](crate::decide).
+//!
+//! It spawns nothing. [`Engine::new`] returns the engine and the future that commits for it, which the host runs.
 
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{Either, join, select};
+
+use crate::committer::{self, Lane};
+use crate::decide;
+use crate::handler::StopReason;
+use crate::name::TaskId;
+use crate::registry::Registry;
+use crate::step::{Batch, Head, Insert, Outcome, QueueLimit, Receipt, Refusal, Step, Transition};
+use crate::storage::{Answer, Error, ErrorKind, Lapsed, Query, Storage, TaskFilter, View};
+use crate::task::{Attempt, NewTask, OnConflict, PARENTS_MAX, PAYLOAD_BYTES_MAX, Revision, State, Task};
+use crate::time::Clock;
+use crate::wake::Hints;
+
+/// How often a decision is made anew because the task changed under it.
+pub const DECISION_ROUNDS_MAX: u32 = 32;
+/// How long a waiter sleeps at most before it looks again: hints may be lost.
+pub const WAIT_POLL: Duration = Duration::from_millis(250);
+
+/// A handle to a store's tasks. Clones are one engine.
+#[derive(Debug, Clone)]
+pub struct Engine<S, C>(Arc<Inner<S, C>>);
+
+#[derive(Debug)]
+struct Inner<S, C> {
+    storage: S,
+    clock: C,
+    /// Submits have a lane of their own: a key that somebody holds in an open transaction must not hold up settling.
+    submits: Lane,
+    settles: Lane,
+    registry: Registry,
+}
+
+/// What became of a submit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Submitted {
+    /// The task is stored.
+    Accepted(Accepted),
+    /// The store refused it: an id, key or slot that is taken, or a parent that doesn't exist.
+    Refused(Refusal),
+    /// The request makes no sense.
+    Invalid(InvalidTask),
+}
+
+/// A stored task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// The task that stands for the request: with a known key, the first one's.
+    pub id: TaskId,
+    /// Where it is.
+    pub state: State,
+    /// Its revision.
+    pub rev: Revision,
+    /// Whether this submit stored it; if not it was known already.
+    pub is_new: bool,
+    /// The task that it replaced in its slot.
+    pub replaced: Option<TaskId>,
+}
+
+/// What is wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {why}")]
+pub struct InvalidTask {
+    /// Which field.
+    pub field: &'static str,
+    /// The rule that it breaks.
+    pub why: String,
+}
+
+/// What became of a cancel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It was waiting and has ended.
+    Ended,
+    /// It is running; its worker will be told.
+    Requested,
+    /// It had ended before.
+    HadEnded(State),
+    /// No such task.
+    NotFound,
+}
+
+impl<S: Storage, C: Clock> Engine<S, C> {
+    /// An engine, and the future that commits for it: run it as long as the engine is used. It ends when the last
+    /// clone of the engine is dropped.
+    pub fn new(storage: S, clock: C) -> (Self, impl Future<Output = ()> + Send + use<S, C>) {
+        let (submits, submit_commits) = committer::lane(storage.clone(), clock.clone());
+        let (settles, settle_commits) = committer::lane(storage.clone(), clock.clone());
+        let commits = async {
+            join(submit_commits.run(), settle_commits.run()).await;
+        };
+        let inner = Inner { storage, clock, submits, settles, registry: Registry::new() };
+        (Self(Arc::new(inner)), commits)
+    }
+
+    /// The storage.
+    pub fn storage(&self) -> &S {
+        &self.0.storage
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &C {
+        &self.0.clock
+    }
+
+    /// The attempts that live in this process.
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    /// Hints from the store.
+    pub fn hints(&self) -> Hints {
+        self.0.storage.hints()
+    }
+
+    /// Stores a task. An id or key that is known with the same request is answered with the task that it stands for.
+    /// A held slot is dealt with as the request says.
+    ///
+    /// # Errors
+    /// After [`ErrorKind::Unknown`] the task is stored or not: the same submit again tells.
+    ///
+    /// # Cancellation
+    /// As after an unknown outcome.
+    pub async fn submit(&self, task: NewTask) -> Result<Submitted, Error> {
+        if let Err(invalid) = check(&task) {
+            return Ok(Submitted::Invalid(invalid));
+        }
+        let replaces = matches!(task.slot, Some((_, OnConflict::Replace)));
+        let newcomer = task.id.clone();
+        let insert = Step::Insert(Insert::from(task));
+        let mut holder: Option<TaskId> = None;
+        for _ in 0..DECISION_ROUNDS_MAX {
+            let displace = holder.as_ref().map(|holder| Step::Transition(decide::replace(holder, &newcomer)));
+            let steps: Vec<Step> = displace.into_iter().chain([insert.clone()]).collect();
+            let refused = match self.0.submits.commit(Batch { steps }).await? {
+                Outcome::Applied(receipts) => return Ok(self.accepted(&receipts, true, holder)),
+                Outcome::Already(receipts) => return Ok(self.accepted(&receipts, false, holder)),
+                Outcome::Refused(refused) => refused,
+            };
+            holder = match refused.why {
+                Refusal::SlotTaken(holder, _) if replaces => Some(holder),
+                // The holder ended on its own in between.
+                Refusal::Stale(_) | Refusal::NotFound if holder.is_some() && refused.step == 0 => None,
+                why => return Ok(Submitted::Refused(why)),
+            };
+        }
+        Err(contested("the slot changed hands too often while the task was submitted"))
+    }
+
+    fn accepted(&self, receipts: &[Receipt], is_new: bool, replaced: Option<TaskId>) -> Submitted {
+        if let Some(replaced) = &replaced {
+            self.0.registry.stop(replaced, &StopReason::Cancelled("replaced by a newer task".into()));
+        }
+        match receipts.last() {
+            Some(Receipt::Inserted(id, Head { state, rev, .. })) => {
+                tracing::debug!(task = %id, %state, is_new, "task accepted");
+                Submitted::Accepted(Accepted { id: id.clone(), state: *state, rev: *rev, is_new, replaced })
+            }
+            other => unreachable!("an insert is answered by its receipt, not {other:?}"),
+        }
+    }
+
+    /// Cancels a task: at once where it waits; where it runs, its worker is told and the handler has a grace.
+    ///
+    /// # Errors
+    /// After [`ErrorKind::Unknown`] the same cancel again tells.
+    pub async fn cancel(&self, id: &TaskId, reason: &str) -> Result<Cancelled, Error> {
+        let Some(task) = self.task(id).await? else { return Ok(Cancelled::NotFound) };
+        let mut found = task.state;
+        for _ in 0..DECISION_ROUNDS_MAX {
+            let Some(transition) = decide::cancel(id, found, reason) else {
+                return Ok(Cancelled::HadEnded(found));
+            };
+            let to = transition.change.to;
+            match self.settle(transition).await? {
+                Outcome::Applied(_) | Outcome::Already(_) if to == State::Running => {
+                    self.0.registry.stop(id, &StopReason::Cancelled(reason.into()));
+                    return Ok(Cancelled::Requested);
+                }
+                Outcome::Applied(_) | Outcome::Already(_) => return Ok(Cancelled::Ended),
+                Outcome::Refused(refused) => match refused.why {
+                    Refusal::Stale(head) if head.state == State::Running && head.cancel_requested => {
+                        return Ok(Cancelled::Requested);
+                    }
+                    Refusal::Stale(head) => found = head.state,
+                    Refusal::NotFound => return Ok(Cancelled::NotFound),
+                    other => unreachable!("a transition isn't refused for {other:?}"),
+                },
+            }
+        }
+        Err(contested("the task changed too often while it was being cancelled"))
+    }
+
+    /// Commits one transition, merged with others.
+    pub(crate) async fn settle(&self, transition: Transition) -> Result<Outcome, Error> {
+        self.0.settles.commit(Step::Transition(transition).into()).await
+    }
+
+    /// Rescues or ends running tasks whose lease has lapsed; says how many. Pages through all of them.
+    ///
+    /// # Errors
+    /// What was reclaimed before the error stays so.
+    pub async fn reclaim_lapsed(&self, page: u32, pages_max: u32) -> Result<u32, Error> {
+        let mut reclaimed = 0;
+        for _ in 0..pages_max {
+            let lapsed = match self.read(&Query::Lapsed { limit: page }).await?.answer {
+                Answer::Lapsed(lapsed) => lapsed,
+                other => return Err(mismatch(&other)),
+            };
+            let full = lapsed.len() as u64 >= u64::from(page);
+            let batches =
+                lapsed.iter().map(|lapsed| Step::Transition(decide::reclaim(lapsed)).into()).collect();
+            let mut progress = false;
+            for (lapsed, outcome) in lapsed.iter().zip(self.0.settles.commit_all(batches).await) {
+                if let Outcome::Applied(receipts) = outcome? {
+                    log_reclaimed(lapsed, &receipts);
+                    self.0.registry.stop(&lapsed.task, &StopReason::LeaseLost);
+                    reclaimed += 1;
+                    progress = true;
+                }
+            }
+            if !full || !progress {
+                break;
+            }
+        }
+        Ok(reclaimed)
+    }
+
+    /// Sets or lifts a queue's limit.
+    ///
+    /// # Errors
+    /// As the storage says; setting it again is harmless.
+    pub async fn limit(&self, limit: QueueLimit) -> Result<(), Error> {
+        self.0.settles.commit(Step::Limit(limit).into()).await.map(|_| ())
+    }
+
+    /// Reads in a fresh snapshot.
+    ///
+    /// # Errors
+    /// As the storage says.
+    pub async fn read(&self, query: &Query) -> Result<View, Error> {
+        self.0.storage.read(query).await
+    }
+
+    /// One task as it is now, if there is one.
+    ///
+    /// # Errors
+    /// As the storage says.
+    pub async fn task(&self, id: &TaskId) -> Result<Option<Task>, Error> {
+        match self.read(&Query::Task(id.clone())).await?.answer {
+            Answer::Task(task) => Ok(task.map(|task| *task)),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Tasks by filter, newest first.
+    ///
+    /// # Errors
+    /// As the storage says.
+    pub async fn tasks(&self, filter: TaskFilter) -> Result<Vec<Task>, Error> {
+        match self.read(&Query::Tasks(filter)).await?.answer {
+            Answer::Tasks(tasks) => Ok(tasks),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// The attempts of a task that others followed, oldest first.
+    ///
+    /// # Errors
+    /// As the storage says.
+    pub async fn attempts(&self, id: &TaskId) -> Result<Vec<Attempt>, Error> {
+        match self.read(&Query::Attempts(id.clone())).await?.answer {
+            Answer::Attempts(attempts) => Ok(attempts),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Waits until a task has ended, or, with `after`, until its revision is a later one; at most for `timeout`.
+    /// Answers with the task as it is then, or `None` where there is no such task.
+    ///
+    /// # Errors
+    /// As the storage says, at once.
+    ///
+    /// # Cancellation
+    /// Safe: it only reads.
+    pub async fn wait(
+        &self,
+        id: &TaskId,
+        after: Option<Revision>,
+        timeout: Duration,
+    ) -> Result<Option<Task>, Error> {
+        let mut hints = self.hints();
+        let until = self.clock().now() + timeout;
+        loop {
+            let Some(task) = self.task(id).await? else { return Ok(None) };
+            let left = until.since(self.clock().now());
+            let arrived = task.state.is_terminal() || after.is_some_and(|after| task.rev > after);
+            if arrived || left.is_zero() {
+                return Ok(Some(task));
+            }
+            let nap = pin!(self.clock().sleep(left.min(WAIT_POLL)));
+            let hint = pin!(hints.wait());
+            match select(hint, nap).await {
+                Either::Left(_) | Either::Right(_) => {}
+            }
+        }
+    }
+}
+
+fn log_reclaimed(lapsed: &Lapsed, receipts: &[Receipt]) {
+    if let Some(Receipt::Moved(Head { state, .. })) = receipts.first() {
+        tracing::warn!(task = %lapsed.task, fence = lapsed.fence, worker = %lapsed.worker, became = %state, "lease lapsed");
+    }
+}
+
+/// What can be known without the store.
+fn check(task: &NewTask) -> Result<(), InvalidTask> {
+    let invalid = |field, why: String| Err(InvalidTask { field, why });
+    if task.attempts_max == 0 {
+        return invalid("attempts", "must be at least 1".into());
+    }
+    if task.payload.len() > PAYLOAD_BYTES_MAX {
+        return invalid(
+            "payload",
+            format!("has {} bytes; at most {PAYLOAD_BYTES_MAX} fit", task.payload.len()),
+        );
+    }
+    if task.timeout.is_zero() {
+        return invalid("timeout", "must be longer than nothing".into());
+    }
+    if task.parents.len() > PARENTS_MAX {
+        return invalid(
+            "after",
+            format!("names {} tasks; at most {PARENTS_MAX} are allowed", task.parents.len()),
+        );
+    }
+    let mut parents: Vec<&TaskId> = task.parents.iter().map(|parent| &parent.id).collect();
+    parents.sort_unstable();
+    if let Some(twice) = parents.windows(2).find(|pair| pair[0] == pair[1]) {
+        return invalid("after", format!("names {} twice", twice[0]));
+    }
+    if parents.contains(&&task.id) {
+        return invalid("after", "names the task itself".into());
+    }
+    Ok(())
+}
+
+fn contested(what: &str) -> Error {
+    Error::new(ErrorKind::Conflict, format!("{what}; nothing was changed, try again"))
+}
+
+fn mismatch(answer: &Answer) -> Error {
+    let shown: String = format!("{answer:?}").chars().take(40).collect();
+    Error::new(ErrorKind::Broken, format!("the storage answered another question: {shown}"))
+}

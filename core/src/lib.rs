@@ -21,11 +21,11 @@ pub mod supervisor;
 pub mod sweeper;
 pub mod wake;
 
-//pub use engine::Engine;
+pub use engine::Engine;
 pub use handler::{Context, Handler, Handlers, Verdict};
 pub use name::{Key, Kind, Queue, Slot, StoreId, TaskId, WorkerId};
 pub use step::{Batch, Outcome, Refusal, Step};
 pub use storage::{Error, ErrorKind, Storage};
-//pub use supervisor::{Supervisor, WorkerConfig};
+pub use supervisor::{Supervisor, WorkerConfig};
 pub use task::{Cause, Fence, NewTask, Payload, Revision, State, Task};
 pub use time::{Clock, Moment, Timestamp};

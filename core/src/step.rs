@@ -291,3 +291,9 @@ pub enum Refusal {
     /// No such parent.
     ParentMissing(TaskId),
 }
+
+impl From<Vec<Step>> for Batch {
+    fn from(steps: Vec<Step>) -> Self {
+        Self { steps }
+    }
+}

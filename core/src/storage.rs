@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::name::{Kind, Queue, Slot, StoreId, TaskId, WorkerId};
-use crate::step::{Batch, Outcome};
+use crate::step::{Batch, Head, Outcome};
 use crate::task::{Attempt, Backoff, Fence, Payload, State, Task};
 use crate::time::Timestamp;
 use crate::wake::Hints;
@@ -103,6 +103,8 @@ pub enum Query {
     Tasks(TaskFilter),
     /// The attempts of a task that others followed, oldest first.
     Attempts(TaskId),
+    /// The few facts about these tasks by which a worker sees whether its attempts should stop.
+    Heads(Vec<TaskId>),
     /// Running tasks whose lease has lapsed by the store's clock, longest lapsed first.
     Lapsed {
         /// How many at most.
@@ -145,6 +147,8 @@ pub enum Answer {
     Tasks(Vec<Task>),
     /// The attempts.
     Attempts(Vec<Attempt>),
+    /// Those of the tasks that exist, in any order.
+    Heads(Vec<(TaskId, Head)>),
     /// The lapsed leases.
     Lapsed(Vec<Lapsed>),
 }

@@ -1,1 +1,494 @@
+//! The supervisor: one plain future that is a worker. It claims, owns the attempts' futures, renews their leases,
+//! passes on orders to stop, enforces timeouts and graces, and gives everything back when it is drained.
+//!
+//! It owns every attempt: none can be lost while it lives, and all are dropped with it. It spawns nothing; a host that
+//! wants each attempt in a task of its own wraps the handlers ([`Handlers::map`]).
 
+mod attempt;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::Fuse;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt, select_biased};
+use tokio::sync::watch;
+
+use crate::engine::Engine;
+use crate::handler::{Handlers, Orders, StopReason};
+use crate::name::{Kind, Queue, TaskId, WorkerId};
+use crate::step::{Batch, Head, Outcome, Receipt, Renewal, Step};
+use crate::storage::{Answer, ClaimRequest, Claimed, Error, Lease, Query, Storage};
+use crate::task::State;
+use crate::time::{Clock, Moment};
+use attempt::Attempt;
+
+/// How a worker works. The defaults are those of the published interface.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// This incarnation: made anew at each start.
+    pub id: WorkerId,
+    /// From which queues to claim.
+    pub queues: Vec<Queue>,
+    /// How many attempts at once.
+    pub concurrency: usize,
+    /// How long a lease lasts; renewed every third of it.
+    pub lease: Duration,
+    /// How often to look for tasks when no hint comes.
+    pub poll: Duration,
+    /// How long an attempt may go on after it was told to stop.
+    pub grace: Duration,
+    /// How many tasks to claim in one call at most.
+    pub claim_max: u32,
+}
+
+impl WorkerConfig {
+    /// Lease 30 s, poll 1 s, grace 10 s, 16 attempts at once, from the queue `default`.
+    pub fn new(id: WorkerId) -> Self {
+        Self {
+            id,
+            queues: vec![Queue::default_queue()],
+            concurrency: 16,
+            lease: Duration::from_secs(30),
+            poll: Duration::from_secs(1),
+            grace: Duration::from_secs(10),
+            claim_max: 500,
+        }
+    }
+}
+
+/// The first renewal, which also says that the handler was entered, comes after this time or a third of the lease.
+const FIRST_RENEWAL_MAX: Duration = Duration::from_secs(1);
+/// Renewals due within this share of the lease of each other go in one call.
+const RENEWAL_SLACK_DIVISOR: u32 = 30;
+/// After a hint that something changed, attempts are checked for orders to stop; not more often than this.
+const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(250);
+/// The wait after a failed claim; it doubles up to the poll interval.
+const CLAIM_RETRY_MIN: Duration = Duration::from_millis(20);
+
+/// Tells a supervisor to drain. Clones tell the same one; dropping them all changes nothing.
+#[derive(Debug, Clone)]
+pub struct DrainHandle(watch::Sender<bool>);
+
+impl DrainHandle {
+    /// Claims nothing more, tells every attempt to stop, gives back those that don't end within the grace; then
+    /// [`Supervisor::run`] returns.
+    pub fn drain(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+/// A worker. Run it with [`run`](Self::run).
+pub struct Supervisor<S: Storage, C: Clock> {
+    engine: Engine<S, C>,
+    handlers: Handlers,
+    kinds: Vec<Kind>,
+    config: WorkerConfig,
+    drain: watch::Receiver<bool>,
+    draining: bool,
+
+    /// Every attempt that hasn't ended, by a number of our own.
+    attempts: BTreeMap<u64, Live>,
+    attempts_made: u64,
+    /// The attempts by when they are to be renewed; those in the call under way are absent.
+    renewals: BTreeSet<(Moment, u64)>,
+    /// Told to stop: they don't count against the concurrency, so that a slow end holds nobody up.
+    stopping: BTreeSet<u64>,
+
+    /// A claim may find something.
+    hungry: bool,
+    /// When to claim without being told to.
+    poll_at: Moment,
+    claim_failures: u32,
+    /// When attempts may be checked for orders again, and whether there is a reason to.
+    check_at: Moment,
+    check_wanted: bool,
+}
+
+struct Live {
+    attempt: Arc<Attempt>,
+    /// Its place in `renewals`.
+    renew_at: Option<Moment>,
+}
+
+type Call<T> = Fuse<Pin<Box<dyn Future<Output = T> + Send>>>;
+
+/// The answer to a call, and when it was sent.
+struct Sent<T> {
+    at: Moment,
+    /// How many things were asked for.
+    asked: usize,
+    result: Result<T, Error>,
+}
+
+/// What is under way. Apart from the supervisor, so that both can be borrowed at once.
+struct Calls {
+    claim: Call<Sent<Claimed>>,
+    claiming: bool,
+    renewal: Call<(Vec<u64>, Sent<Vec<Outcome>>)>,
+    renewing_since: Option<Moment>,
+    check: Call<Result<Vec<(TaskId, Head)>, Error>>,
+    checking: bool,
+}
+
+impl<S: Storage, C: Clock> std::fmt::Debug for Supervisor<S, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Supervisor").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl<S: Storage, C: Clock> Supervisor<S, C> {
+    /// A worker for these handlers, and the handle that drains it.
+    pub fn new(engine: Engine<S, C>, handlers: Handlers, config: WorkerConfig) -> (Self, DrainHandle) {
+        let (sender, drain) = watch::channel(false);
+        let now = engine.clock().now();
+        let supervisor = Self {
+            kinds: handlers.kinds().cloned().collect(),
+            engine,
+            handlers,
+            config,
+            drain,
+            draining: false,
+            attempts: BTreeMap::new(),
+            attempts_made: 0,
+            renewals: BTreeSet::new(),
+            stopping: BTreeSet::new(),
+            hungry: true,
+            poll_at: now,
+            claim_failures: 0,
+            check_at: now,
+            check_wanted: false,
+        };
+        (supervisor, DrainHandle(sender))
+    }
+
+    /// Works until it is drained.
+    ///
+    /// # Cancellation
+    /// Dropping it is a crash: attempts are dropped where they stand and their leases lapse.
+    pub async fn run(mut self) {
+        let mut hints = self.engine.hints();
+        let mut stops = self.engine.registry().stops();
+        let mut drain = self.drain.clone();
+        let mut ended = FuturesUnordered::new();
+        let mut calls = Calls {
+            claim: Fuse::terminated(),
+            claiming: false,
+            renewal: Fuse::terminated(),
+            renewing_since: None,
+            check: Fuse::terminated(),
+            checking: false,
+        };
+        tracing::info!(worker = %self.config.id, queues = ?self.config.queues, kinds = ?self.kinds, "worker started");
+        loop {
+            self.start_calls(&mut calls);
+            if self.draining && self.attempts.is_empty() && !calls.claiming {
+                break;
+            }
+            let tick = self.sleep_until(self.next_tick(&calls));
+            select_biased! {
+                number = ended.select_next_some() => {
+                    self.forget(number);
+                    // The others that ended with it: a group is settled in one commit.
+                    while let Some(Some(number)) = ended.next().now_or_never() {
+                        self.forget(number);
+                    }
+                }
+                sent = &mut calls.claim => {
+                    calls.claiming = false;
+                    let sent_at = sent.at;
+                    for lease in self.take_claimed(sent) {
+                        ended.push(self.start(lease, sent_at));
+                    }
+                }
+                (numbers, sent) = &mut calls.renewal => {
+                    calls.renewing_since = None;
+                    self.take_renewed(&numbers, sent);
+                }
+                heads = &mut calls.check => {
+                    calls.checking = false;
+                    self.take_checked(heads);
+                }
+                hint = hints.wait().fuse() => {
+                    self.hungry |= hint.ready;
+                    self.check_wanted |= hint.changed;
+                }
+                _ = stops.wait().fuse() => self.note_stopping(),
+                () = wait_for_drain(&mut drain, self.draining).fuse() => self.start_draining(),
+                () = tick.fuse() => self.stop_lapsed(),
+            }
+        }
+        tracing::info!(worker = %self.config.id, "worker drained");
+    }
+
+    /// Sends what is due and isn't under way.
+    fn start_calls(&mut self, calls: &mut Calls) {
+        let now = self.engine.clock().now();
+        let busy = self.attempts.len() - self.stopping.len();
+        let free = self.config.concurrency.saturating_sub(busy);
+        if !self.draining && !calls.claiming && free > 0 && (self.hungry || now >= self.poll_at) {
+            self.hungry = false;
+            calls.claiming = true;
+            calls.claim = self.claim(u32::try_from(free).unwrap_or(u32::MAX), now);
+        }
+        let due = self.renewals.first().is_some_and(|(at, _)| *at <= now);
+        if due && calls.renewing_since.is_none() {
+            calls.renewing_since = Some(now);
+            calls.renewal = self.renew(now);
+        }
+        if self.check_wanted && !calls.checking && now >= self.check_at && !self.attempts.is_empty() {
+            self.check_wanted = false;
+            self.check_at = now + CHECK_INTERVAL_MIN;
+            calls.checking = true;
+            calls.check = self.check();
+        }
+    }
+
+    /// When there will be something to do, if nothing happens before.
+    fn next_tick(&self, calls: &Calls) -> Option<Moment> {
+        let has_room = self.attempts.len() - self.stopping.len() < self.config.concurrency;
+        let poll = (!self.draining && !calls.claiming && has_room).then_some(self.poll_at);
+        let renew = match calls.renewing_since {
+            None => self.renewals.first().map(|(at, _)| *at),
+            // A renewal that hangs must not keep us from noticing that leases lapse.
+            Some(since) => Some(since + self.config.lease / 3),
+        };
+        let check =
+            (self.check_wanted && !calls.checking && !self.attempts.is_empty()).then_some(self.check_at);
+        [poll, renew, check].into_iter().flatten().min()
+    }
+
+    /// Waits for a moment; for ever where there is none.
+    fn sleep_until(&self, at: Option<Moment>) -> impl Future<Output = ()> + Send + use<S, C> {
+        let clock = self.engine.clock().clone();
+        Box::pin(async move {
+            match at {
+                Some(at) => clock.sleep(at.since(clock.now())).await,
+                None => std::future::pending().await,
+            }
+        })
+    }
+
+    fn claim(&self, free: u32, now: Moment) -> Call<Sent<Claimed>> {
+        let request = ClaimRequest {
+            worker: self.config.id.clone(),
+            queues: self.config.queues.clone(),
+            kinds: self.kinds.clone(),
+            limit: free.min(self.config.claim_max),
+            lease: self.config.lease,
+        };
+        let storage = self.engine.storage().clone();
+        let call: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
+            let asked = request.limit as usize;
+            Sent { at: now, asked, result: storage.claim(&request).await }
+        });
+        call.fuse()
+    }
+
+    /// What was claimed, and when to claim again.
+    fn take_claimed(&mut self, sent: Sent<Claimed>) -> Vec<Lease> {
+        let now = self.engine.clock().now();
+        match sent.result {
+            Ok(claimed) => {
+                self.claim_failures = 0;
+                self.poll_at =
+                    now + claimed.next_due.map_or(self.config.poll, |due| due.min(self.config.poll));
+                // There may be more where so many came from.
+                self.hungry |= claimed.tasks.len() >= sent.asked;
+                claimed.tasks
+            }
+            Err(error) => {
+                let delay = CLAIM_RETRY_MIN * 2u32.pow(self.claim_failures.min(10));
+                self.claim_failures += 1;
+                self.poll_at = now + delay.min(self.config.poll);
+                tracing::warn!(worker = %self.config.id, ?error, "the claim failed and will be repeated");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Begins an attempt: from here on it is in the registry and in our hands until it has ended.
+    fn start(&mut self, lease: Lease, claim_sent: Moment) -> impl Future<Output = u64> + Send + use<S, C> {
+        self.attempts_made += 1;
+        let number = self.attempts_made;
+        let orders = Orders { stop: None, lease_until: claim_sent + self.config.lease };
+        let registered = self.engine.registry().register(lease.task.clone(), lease.fence, orders);
+        let attempt = Arc::new(Attempt::new(lease, registered));
+        self.attempts.insert(number, Live { attempt: attempt.clone(), renew_at: None });
+        self.renew_at(number, claim_sent + FIRST_RENEWAL_MAX.min(self.config.lease / 3));
+        if self.draining {
+            attempt.registered.stop(StopReason::Drained);
+            self.stopping.insert(number);
+        }
+        let handler = self.handlers.find(&attempt.lease.kind).cloned();
+        let engine = self.engine.clone();
+        let grace = self.config.grace;
+        async move {
+            attempt::run(&engine, &attempt, handler, grace).await;
+            number
+        }
+    }
+
+    fn forget(&mut self, number: u64) {
+        let live = self.attempts.remove(&number).expect("an attempt ends once");
+        if let Some(at) = live.renew_at {
+            self.renewals.remove(&(at, number));
+        }
+        self.stopping.remove(&number);
+    }
+
+    /// Plans the next renewal of an attempt no later than then.
+    fn renew_at(&mut self, number: u64, at: Moment) {
+        // One that has ended meanwhile needs none.
+        let Some(live) = self.attempts.get_mut(&number) else { return };
+        if live.renew_at.is_some_and(|planned| planned <= at) {
+            return;
+        }
+        if let Some(later) = live.renew_at.replace(at) {
+            self.renewals.remove(&(later, number));
+        }
+        self.renewals.insert((at, number));
+    }
+
+    /// Renews, in one call, all leases that are due about now.
+    fn renew(&mut self, now: Moment) -> Call<(Vec<u64>, Sent<Vec<Outcome>>)> {
+        let due_until = (now + self.config.lease / RENEWAL_SLACK_DIVISOR, u64::MAX);
+        let rest = self.renewals.split_off(&due_until);
+        let due = std::mem::replace(&mut self.renewals, rest);
+        let mut numbers = Vec::with_capacity(due.len());
+        let mut batches: Vec<Batch> = Vec::with_capacity(due.len());
+        for (_, number) in due {
+            let live =
+                self.attempts.get_mut(&number).expect("an attempt that ends takes its renewal with it");
+            live.renew_at = None;
+            let attempt = &live.attempt;
+            let renewal = Renewal {
+                task: attempt.lease.task.clone(),
+                fence: attempt.lease.fence,
+                lease: self.config.lease,
+                entered: attempt.entered_ago(now),
+            };
+            batches.push(Step::Renew(renewal).into());
+            numbers.push(number);
+        }
+        let storage = self.engine.storage().clone();
+        let call: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
+            let asked = batches.len();
+            let result = storage.apply(&batches).await;
+            (numbers, Sent { at: now, asked, result })
+        });
+        call.fuse()
+    }
+
+    /// One failed renewal cancels nothing: it is repeated well within the lease.
+    fn take_renewed(&mut self, numbers: &[u64], sent: Sent<Vec<Outcome>>) {
+        let now = self.engine.clock().now();
+        let outcomes = match sent.result {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                tracing::warn!(worker = %self.config.id, ?error, "the renewal failed and will be repeated");
+                let again = now + self.config.lease / 12;
+                for number in numbers {
+                    self.renew_at(*number, again);
+                }
+                self.stop_lapsed();
+                return;
+            }
+        };
+        for (number, outcome) in numbers.iter().zip(outcomes) {
+            let Some(live) = self.attempts.get(number) else { continue };
+            let attempt = live.attempt.clone();
+            match outcome {
+                Outcome::Applied(receipts) | Outcome::Already(receipts) => {
+                    attempt.registered.renewed(sent.at + self.config.lease);
+                    self.renew_at(*number, sent.at + self.config.lease / 3);
+                    if let Some(Receipt::Renewed { cancel: Some(reason) }) = receipts.into_iter().next() {
+                        attempt.registered.stop(StopReason::Cancelled(reason));
+                        self.stopping.insert(*number);
+                    }
+                }
+                Outcome::Refused(_) => {
+                    attempt.registered.stop(StopReason::LeaseLost);
+                    self.stopping.insert(*number);
+                }
+            }
+        }
+        self.stop_lapsed();
+    }
+
+    fn check(&self) -> Call<Result<Vec<(TaskId, Head)>, Error>> {
+        let tasks = self.attempts.values().map(|live| live.attempt.lease.task.clone()).collect();
+        let storage = self.engine.storage().clone();
+        let call: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
+            match storage.read(&Query::Heads(tasks)).await?.answer {
+                Answer::Heads(heads) => Ok(heads),
+                other => unreachable!("heads were asked for, not {other:?}"),
+            }
+        });
+        call.fuse()
+    }
+
+    /// Tells attempts to stop that were cancelled, replaced or rescued elsewhere.
+    fn take_checked(&mut self, heads: Result<Vec<(TaskId, Head)>, Error>) {
+        let heads: BTreeMap<TaskId, Head> = match heads {
+            Ok(heads) => heads.into_iter().collect(),
+            Err(error) => {
+                tracing::debug!(?error, "the check for orders failed; the next renewal will tell");
+                return;
+            }
+        };
+        let mut asked_to_stop = Vec::new();
+        for (number, Live { attempt, .. }) in &self.attempts {
+            let Some(head) = heads.get(&attempt.lease.task) else { continue };
+            if head.state != State::Running || head.fence != attempt.lease.fence {
+                attempt.registered.stop(StopReason::LeaseLost);
+                self.stopping.insert(*number);
+            } else if head.cancel_requested && attempt.registered.orders().stop.is_none() {
+                asked_to_stop.push(*number);
+            }
+        }
+        // The renewal brings the reason.
+        let now = self.engine.clock().now();
+        for number in asked_to_stop {
+            self.renew_at(number, now);
+        }
+    }
+
+    /// Attempts that were told to stop through the registry don't count against the concurrency either.
+    fn note_stopping(&mut self) {
+        for (number, Live { attempt, .. }) in &self.attempts {
+            if attempt.registered.orders().stop.is_some() {
+                self.stopping.insert(*number);
+            }
+        }
+    }
+
+    fn start_draining(&mut self) {
+        self.draining = true;
+        for (number, Live { attempt, .. }) in &self.attempts {
+            attempt.registered.stop(StopReason::Drained);
+            self.stopping.insert(*number);
+        }
+    }
+
+    /// Stops attempts whose lease must have lapsed by our own clock: a zombie knows before others find out.
+    fn stop_lapsed(&mut self) {
+        let now = self.engine.clock().now();
+        for (number, Live { attempt, .. }) in &self.attempts {
+            if attempt.registered.orders().lease_until <= now {
+                attempt.registered.stop(StopReason::LeaseLost);
+                self.stopping.insert(*number);
+            }
+        }
+    }
+}
+
+/// Waits for the order to drain, once.
+async fn wait_for_drain(drain: &mut watch::Receiver<bool>, draining: bool) {
+    if draining || drain.wait_for(|drain| *drain).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

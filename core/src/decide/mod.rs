@@ -128,8 +128,7 @@ fn again(delay: Duration) -> Change {
     change
 }
 
-/// How an attempt's verdict is recorded. A drained worker gives the attempt back; after any other stop the handler's
-/// own word counts, if it had one.
+/// How a verdict is recorded.
 pub fn settle(lease: &Lease, verdict: Verdict, entered: Option<Duration>) -> Transition {
     let mut change = match verdict {
         Verdict::Done(output) => {
@@ -160,17 +159,35 @@ pub fn settle(lease: &Lease, verdict: Verdict, entered: Option<Duration>) -> Tra
     attempt_transition(lease, change)
 }
 
-/// What an attempt that was told to stop is recorded as, where its handler had no word of its own in time.
-pub fn verdict_of_stop(reason: &StopReason) -> Verdict {
-    match reason {
-        StopReason::Cancelled(reason) => Verdict::Cancel { reason: reason.clone() },
-        StopReason::Timeout(after) => Verdict::Retry {
+/// How an attempt that is over is recorded: `said` is the handler's own word, if it had one in time; `stop` is why it
+/// was told to stop, if it was. Work that was done counts, whatever else happened meanwhile. `None` where there is
+/// nothing to record: the lease is lost and whoever finds it lapsed will see to the task.
+pub fn conclude(
+    lease: &Lease,
+    said: Option<Verdict>,
+    stop: Option<&StopReason>,
+    entered: Option<Duration>,
+) -> Option<Transition> {
+    let verdict = match (said, stop) {
+        (Some(Verdict::Done(output)), _) => Verdict::Done(output),
+        (Some(verdict), None) => verdict,
+        (None, None) => unreachable!("an attempt ends by its own word or by an order to stop"),
+        (_, Some(StopReason::LeaseLost)) => return None,
+        (_, Some(StopReason::Cancelled(reason))) => Verdict::Cancel { reason: reason.clone() },
+        (_, Some(StopReason::Timeout(after))) => Verdict::Retry {
             cause: Cause::Timeout,
             error: format!("the attempt took longer than its timeout of {after:?}"),
             after: None,
         },
-        StopReason::Drained | StopReason::LeaseLost => Verdict::Snooze { after: Duration::ZERO },
-    }
+        (
+            Some(verdict @ (Verdict::Fail { .. } | Verdict::Cancel { .. } | Verdict::Snooze { .. })),
+            Some(StopReason::Drained),
+        ) => verdict,
+        (Some(Verdict::Retry { .. }) | None, Some(StopReason::Drained)) => {
+            return Some(give_back(lease, entered));
+        }
+    };
+    Some(settle(lease, verdict, entered))
 }
 
 /// An attempt given back by a worker that drains: ready at once.

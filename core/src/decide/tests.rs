@@ -150,3 +150,22 @@ fn an_edge_is_judged_by_its_parents_end_and_its_policy() {
         }
     }
 }
+
+#[test]
+fn finished_work_counts_and_a_stopped_attempt_is_recorded_by_the_reason() {
+    let stops = [
+        (StopReason::Cancelled("enough".into()), Some((State::Cancelled, Cause::Cancelled))),
+        (StopReason::Timeout(Duration::from_secs(60)), Some((State::Scheduled, Cause::Timeout))),
+        (StopReason::Drained, Some((State::Ready, Cause::Drained))),
+        (StopReason::LeaseLost, None),
+    ];
+    for (stop, expected) in stops {
+        let of = |said| {
+            conclude(&lease(1, 3), said, Some(&stop), None)
+                .map(|t| (t.change.to, t.change.cause.expect("has a cause")))
+        };
+        assert_eq!(of(Some(Verdict::done(*b"42"))), Some((State::Succeeded, Cause::Done)), "{stop}");
+        assert_eq!(of(None), expected, "{stop}");
+        assert_eq!(of(Some(failed())), expected, "{stop}");
+    }
+}

@@ -1,0 +1,161 @@
+//! One attempt, from the handler's entry to its settling.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::{FutureExt, select_biased};
+
+use crate::decide::{self, AfterRefusal};
+use crate::engine::Engine;
+use crate::handler::{Context, Handler, StopReason, Verdict};
+use crate::registry::Registered;
+use crate::step::{Outcome, Refusal, Transition};
+use crate::storage::{Error, ErrorKind, Lease, Storage};
+use crate::task::Cause;
+use crate::time::{Clock, Moment};
+
+/// The wait before a settling is repeated; it doubles up to `SETTLE_RETRY_MAX`.
+const SETTLE_RETRY_MIN: Duration = Duration::from_millis(50);
+/// The longest wait before a settling is repeated.
+const SETTLE_RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// What the supervisor and the attempt's future share.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) lease: Arc<Lease>,
+    pub(super) registered: Registered,
+    entered: OnceLock<Moment>,
+}
+
+impl Attempt {
+    pub(super) fn new(lease: Lease, registered: Registered) -> Self {
+        Self { lease: Arc::new(lease), registered, entered: OnceLock::new() }
+    }
+
+    /// How long ago the handler was entered, if it was.
+    pub(super) fn entered_ago(&self, now: Moment) -> Option<Duration> {
+        self.entered.get().map(|entered| now.since(*entered))
+    }
+}
+
+/// Runs the handler and records what came of it. Returns when the attempt is over and recorded, or void.
+pub(super) async fn run<S: Storage, C: Clock>(
+    engine: &Engine<S, C>,
+    attempt: &Attempt,
+    handler: Option<Arc<dyn Handler>>,
+    grace: Duration,
+) {
+    let lease = &attempt.lease;
+    let (said, stop) = match handler {
+        // Drained between claim and start: given back without being entered.
+        _ if attempt.registered.orders().stop.is_some() => (None, attempt.registered.orders().stop),
+        Some(handler) => execute(engine.clock(), attempt, handler, grace).await,
+        None => (Some(Verdict::fail(format!("no handler for kind {}", lease.kind))), None),
+    };
+    let entered = attempt.entered_ago(engine.clock().now());
+    if let Some(transition) = decide::conclude(lease, said, stop.as_ref(), entered) {
+        record(engine, attempt, transition).await;
+    } else {
+        tracing::warn!(task = %lease.task, fence = lease.fence, "attempt abandoned: its lease was lost");
+    }
+}
+
+/// Runs the handler until it has its say; or until it was told to stop and its grace is over.
+async fn execute<C: Clock>(
+    clock: &C,
+    attempt: &Attempt,
+    handler: Arc<dyn Handler>,
+    grace: Duration,
+) -> (Option<Verdict>, Option<StopReason>) {
+    let lease = &attempt.lease;
+    let context = Context::new(lease.clone(), attempt.registered.subscribe());
+    attempt.entered.get_or_init(|| clock.now());
+    tracing::debug!(task = %lease.task, kind = %lease.kind, attempt = lease.attempt, fence = lease.fence, "handler entered");
+    let stopped = context.clone();
+    let call = async move { handler.call(context).await };
+    let mut call =
+        pin!(AssertUnwindSafe(call).catch_unwind().map(|result| result.unwrap_or_else(panicked)).fuse());
+    let mut stopped = pin!(stopped.stopped().fuse());
+    let mut timeout = pin!(clock.sleep(lease.timeout).fuse());
+    let reason = select_biased! {
+        verdict = call => return (Some(verdict), None),
+        reason = stopped => reason,
+        () = timeout => StopReason::Timeout(lease.timeout),
+    };
+    attempt.registered.stop(reason.clone());
+    tracing::info!(task = %lease.task, fence = lease.fence, %reason, "attempt told to stop");
+    let mut grace = pin!(clock.sleep(grace).fuse());
+    let said = select_biased! {
+        verdict = call => Some(verdict),
+        () = grace => None,
+    };
+    // A lost lease overrides an earlier reason.
+    (said, attempt.registered.orders().stop)
+}
+
+fn panicked(payload: Box<dyn std::any::Any + Send>) -> Verdict {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "the panic's payload is no text".to_owned());
+    Verdict::Retry { cause: Cause::Panic, error: text, after: None }
+}
+
+/// Commits the outcome, again and again while the lease lasts. An outcome that can't be stored is replaced by one that
+/// says so: a task must not stay running because its ending could not be written.
+async fn record<S: Storage, C: Clock>(engine: &Engine<S, C>, attempt: &Attempt, mut transition: Transition) {
+    let lease = &attempt.lease;
+    let mut delay = SETTLE_RETRY_MIN;
+    loop {
+        let to = transition.change.to;
+        match engine.settle(transition.clone()).await {
+            Ok(Outcome::Applied(_) | Outcome::Already(_)) => {
+                tracing::debug!(task = %lease.task, fence = lease.fence, became = %to, "attempt settled");
+                return;
+            }
+            Ok(Outcome::Refused(refused)) => match after(lease, &refused.why) {
+                AfterRefusal::Instead(instead) => transition = instead,
+                AfterRefusal::LeaseLost => {
+                    tracing::warn!(task = %lease.task, fence = lease.fence, why = ?refused.why, "settling refused: the lease was lost");
+                    return;
+                }
+            },
+            Err(error)
+                if error.kind() == ErrorKind::Rejected
+                    && transition.change.cause != Some(Cause::Unrecordable) =>
+            {
+                let entered = attempt.entered_ago(engine.clock().now());
+                transition = decide::unrecordable(lease, &error.to_string(), entered);
+            }
+            Err(error) => {
+                if is_final(&error) || engine.clock().now() >= attempt.registered.orders().lease_until {
+                    tracing::error!(task = %lease.task, fence = lease.fence, ?error, "the outcome could not be recorded; the lease will lapse");
+                    return;
+                }
+                engine.clock().sleep(delay).await;
+                delay = (delay * 2).min(SETTLE_RETRY_MAX);
+            }
+        }
+    }
+}
+
+fn after(lease: &Lease, why: &Refusal) -> AfterRefusal {
+    match why {
+        Refusal::Stale(head) => decide::after_refusal(lease, *head),
+        Refusal::NotFound => AfterRefusal::LeaseLost,
+        Refusal::IdTaken(_) | Refusal::KeyTaken(..) | Refusal::SlotTaken(..) | Refusal::ParentMissing(_) => {
+            unreachable!("a transition isn't refused for {why:?}")
+        }
+    }
+}
+
+/// Whether repeating can't help.
+fn is_final(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Broken | ErrorKind::Rejected => true,
+        ErrorKind::Conflict | ErrorKind::Contended | ErrorKind::Unknown | ErrorKind::Unavailable => false,
+    }
+}
