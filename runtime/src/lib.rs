@@ -1,1 +1,4 @@
 //! Steadfast for services: the tokio clock, the worker host and the subprocess handler.
+
+#[cfg(unix)]
+pub mod subprocess;
