@@ -62,7 +62,7 @@ impl fmt::Display for Malformed {
 impl std::error::Error for Malformed {}
 
 /// Reads one line of stdout, without its newline: `None` for an ordinary line, which is any line that
-/// doesn't begin with one of the three words. Only whole lines may be given.
+/// doesn't begin with one of the three words. Only whole lines may be given; see [`Line`](super::Line).
 ///
 /// # Errors
 /// The line begins with one of the words and goes on wrongly.

@@ -21,8 +21,25 @@
 //! This module knows processes, not tasks: it must not import the core, read a store or decide about
 //! retries. [`Exit::verdict`] states the contract's meaning of an exit; the handler acts on it.
 
+mod command;
+mod process;
+
+mod lines;
+
 mod directive;
 mod exit;
 
+mod scratch;
+
+mod guard;
+mod wire;
+
+mod clock;
+
+pub use command::{Command, Environment, GuardExe, PAYLOAD_BYTES_MAX};
 pub use directive::{Directive, Malformed, directive};
 pub use exit::{Exit, Signal, Verdict};
+pub use guard::{GUARD_ARGUMENT, guard_main, guard_main_if_asked};
+pub use lines::{LINE_BYTES_MAX, Line, LineSink, OUTPUT_DRAIN, Stream};
+pub use process::{Control, Finished, Running, SpawnError, spawn};
+pub use scratch::Output;
