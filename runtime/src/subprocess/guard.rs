@@ -18,7 +18,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 
 use super::clock;
 use super::wire::{Ending, Order, PROTOCOL, Refusal, Report, Spec};
@@ -33,7 +33,7 @@ pub(super) const GUARD_MARK: &str = "STEADFAST_GUARD";
 const LEASE_CHECK: Duration = Duration::from_secs(1);
 /// How long SIGKILL may take to end the command; one in uninterruptible I/O can take for ever.
 const KILL_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long the rest of the group may take after its leader; longer only where nobody reaps orphans.
+/// How long the rest of the group may take after its leader.
 const GROUP_GONE_MAX: Duration = Duration::from_secs(1);
 const GROUP_GONE_CHECK: Duration = Duration::from_millis(1);
 /// Orders read ahead of their turn.
@@ -69,6 +69,7 @@ fn serve() -> io::Result<()> {
     // Whatever the worker let its children inherit is not for the command.
     close_fds::set_fds_cloexec(3, &[]);
     leave_the_workers_session();
+    adopt_orphans();
     absorb_signals()?;
     report(&channel, &Report::Hello { protocol: PROTOCOL })?;
     let Some(Order::Start(spec)) = Order::read(&mut &channel)? else { return Ok(()) };
@@ -166,7 +167,8 @@ impl Hands {
                 Ok(Event::Order(Order::Terminate)) => group.terminate(),
                 Ok(Event::Order(Order::KillBy { at_ns })) => kill_at_ns = kill_at_ns.min(at_ns),
                 Ok(Event::Order(Order::Payload(bytes))) => self.feed(bytes),
-                Ok(Event::Order(Order::Start(_))) | Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Ok(Event::Order(Order::Start(_))) => {}
+                Err(mpsc::RecvTimeoutError::Timeout) => reap_orphans(group.pid),
             }
             if clock::until(kill_at_ns).is_zero() {
                 return End::Ordered;
@@ -262,10 +264,13 @@ impl Group {
         let status = self.child.wait()?;
         self.reaped = true;
         let until = Instant::now() + GROUP_GONE_MAX;
-        while rustix::process::test_kill_process_group(self.pid).is_ok() && Instant::now() < until {
+        loop {
+            reap_orphans(self.pid);
+            if rustix::process::test_kill_process_group(self.pid).is_err() || Instant::now() >= until {
+                return Ok(status);
+            }
             thread::sleep(GROUP_GONE_CHECK);
         }
-        Ok(status)
     }
 }
 
@@ -333,6 +338,27 @@ fn leave_the_workers_session() {
     #[cfg(target_os = "linux")]
     // What an operator's `pkill steadfast` matches must be the worker and not its guards.
     let _ = rustix::thread::set_name(c"sf-guard");
+}
+
+/// A process of the command's that loses its parent becomes the guard's child, and not init's: in a container
+/// the first process may be the worker, or another that reaps nobody, and then the dead would pile up.
+fn adopt_orphans() {
+    #[cfg(target_os = "linux")]
+    // A kernel that refuses leaves them to init, as without a guard.
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+}
+
+/// Reaps the dead among the adopted, each by its own number: the command itself stays for `Group::reap`.
+fn reap_orphans(command: Pid) {
+    // Only Linux has this directory, and only Linux has orphans adopted.
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return };
+    for thread in threads.flatten() {
+        let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        let pids = children.split_ascii_whitespace().filter_map(|word| Pid::from_raw(word.parse().ok()?));
+        for pid in pids.filter(|pid| *pid != command) {
+            let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+        }
+    }
 }
 
 /// A handler that does nothing, not `SIG_IGN`: ignoring would be inherited by the command.

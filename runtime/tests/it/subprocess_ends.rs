@@ -68,6 +68,14 @@ async fn children_left_behind_are_gone_when_the_end_is_told() {
 }
 
 #[tokio::test]
+async fn orphans_of_the_command_are_reaped_while_it_runs() {
+    // The inner shell's child outlives it for a moment, and dies without a parent of its own.
+    let script = "PIDS=$(sh -c 'sleep 0.1 >&- & echo $!'); echo $$ $PIDS; while [ -e /proc/$PIDS ]; do sleep 0.05; done";
+    let Started { running, .. } = started(shell(script)).await;
+    assert_eq!(ended(running).await.exit, Exit::Code(0));
+}
+
+#[tokio::test]
 async fn terminate_reaches_the_whole_group() {
     let Started { running, pids, .. } = started(shell(PARENT_AND_CHILD)).await;
     assert_eq!(running.control().started().await, Some(pids[0].as_raw_nonzero().get().cast_unsigned()));
