@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use steadfast::subprocess::{
-    Command, Environment, Exit, Finished, GuardExe, LINE_BYTES_MAX, Line, LineSink, Output, Running, Stream,
-    spawn,
+    Command, Environment, Exit, Finished, GuardExe, LINE_BYTES_MAX, Line, LineSink, Output,
+    PAYLOAD_BYTES_MAX, Running, SpawnError, Stream, spawn,
 };
 
 /// Longer than any test may take.
@@ -132,6 +132,14 @@ async fn a_payload_that_nobody_reads_holds_up_nothing() {
 }
 
 #[tokio::test]
+async fn a_payload_beyond_the_limit_is_refused() {
+    let mut command = command("cat", &[]);
+    command.stdin = vec![0; PAYLOAD_BYTES_MAX + 1];
+    let refused = spawn(command, Lines::default().sink());
+    assert!(matches!(refused, Err(SpawnError::TooLarge { bytes }) if bytes == PAYLOAD_BYTES_MAX + 1));
+}
+
+#[tokio::test]
 async fn a_missing_program_is_not_found() {
     for program in ["steadfast-no-such-program", "/nowhere/at/all"] {
         let lines = Lines::default();
@@ -182,9 +190,9 @@ async fn the_environment_is_as_told() {
     seen.sort();
     assert_eq!(seen, ["A=1", "B=two words"]);
 
-    let mut inherited = shell("echo \"$CARGO_PKG_NAME $MORE ${STEADFAST_GUARD-unset}\"");
+    let mut inherited = shell("echo \"${PATH:+path} $MORE ${STEADFAST_GUARD-unset}\"");
     inherited.env = vec![("MORE".into(), "more".into())];
-    assert_eq!(run(inherited).await.1.of(Stream::Stdout), ["steadfast more unset"]);
+    assert_eq!(run(inherited).await.1.of(Stream::Stdout), ["path more unset"]);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use steadfast::subprocess::{Command, Exit, GuardExe, Running, SpawnError, Stream, spawn};
+use steadfast::subprocess::{Command, Exit, GuardExe, Line, Running, SpawnError, Stream, spawn};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc;
 
@@ -128,6 +128,20 @@ async fn dropping_the_handle_or_its_wait_kills() {
 }
 
 #[tokio::test]
+async fn a_sink_that_panics_ends_the_group() {
+    let (sink, mut lines) = mpsc::channel(1);
+    let panics = move |line: Line<'_>| {
+        sink.try_send((line.stream, line.bytes.to_vec())).unwrap();
+        panic!("as the test wants it");
+    };
+    let running = spawn(shell(PARENT_AND_CHILD), panics).unwrap();
+    let failed = tokio::spawn(ended(running)).await;
+    assert!(failed.is_err_and(|error| error.is_panic()));
+    let (_, line) = lines.recv().await.unwrap();
+    all_gone(&pids(&String::from_utf8(line).unwrap())).await;
+}
+
+#[tokio::test]
 async fn the_lease_ends_the_group_unless_it_is_renewed() {
     let lease = Duration::from_secs(2);
     let mut short = shell("sleep 1000 & echo $$ $!; sleep 2.5; echo still here; wait");
@@ -170,6 +184,17 @@ async fn a_lost_guard_ends_the_group_by_the_workers_hand() {
     all_gone(&pids).await;
 }
 
+#[tokio::test]
+#[ignore = "takes the 15 seconds that a guard has for its answer"]
+async fn a_stopped_guard_is_not_waited_for_for_ever() {
+    let Started { running, pids, .. } = started(shell(PARENT_AND_CHILD)).await;
+    kill_process(parent_of(pids[0]), Signal::STOP).unwrap();
+    running.control().kill();
+    let finished = ended(running).await;
+    assert!(matches!(finished.exit, Exit::GuardLost(_)), "{:?}", finished.exit);
+    all_gone(&pids).await;
+}
+
 fn parent_of(pid: Pid) -> Pid {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
@@ -203,7 +228,7 @@ async fn worker_process() {
     command.args[1] = format!("echo $STEADFAST_OUTPUT; {PARENT_AND_CHILD}").into();
     command.lease = Duration::from_millis(lease_ms.parse().unwrap());
     command.guard = guard();
-    let print = |line: steadfast::subprocess::Line<'_>| {
+    let print = |line: Line<'_>| {
         eprintln!("{}", String::from_utf8_lossy(line.bytes));
     };
     let finished = ended(spawn(command, print).unwrap()).await;
