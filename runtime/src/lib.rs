@@ -15,7 +15,8 @@
 //! # }
 //! ```
 //!
-//! A [`Host`] is a process's seat at a store; a [`Worker`] runs tasks there. [`subprocess`] runs commands. The model and the engine are `steadfast-core`'s,
+//! A [`Host`] is a process's seat at a store; a [`Worker`] runs tasks there. [`exec`] runs them as commands, under a
+//! guard that lets no process outlive its attempt ([`subprocess`]). The model and the engine are `steadfast-core`'s,
 //! re-exported here.
 
 mod host;
@@ -26,6 +27,8 @@ mod store;
 mod clock;
 mod id;
 
+#[cfg(unix)]
+pub mod exec;
 #[cfg(unix)]
 pub mod subprocess;
 
