@@ -103,7 +103,12 @@ pub struct Server {
     started: OnceLock<tokio::time::Instant>,
     turns: Wake,
     listeners: Mutex<Vec<Wake>>,
+    /// How often clocks were read since the scheduler's poll of that number began.
+    clock_reads: Mutex<(u64, u32)>,
 }
+
+/// More reads of a clock within one poll are a loop that never awaits anything: no bound of the scheduler sees it.
+const CLOCK_READS_MAX: u32 = 100_000;
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -124,6 +129,16 @@ impl Server {
     pub(crate) fn now(&self) -> Timestamp {
         let now = tokio::time::Instant::now();
         EPOCH + now.duration_since(*self.started.get_or_init(|| now))
+    }
+
+    fn count_clock_read(&self) {
+        let mut reads = self.clock_reads.lock().unwrap_or_else(PoisonError::into_inner);
+        let poll = self.scheduler.polls();
+        *reads = if reads.0 == poll { (poll, reads.1 + 1) } else { (poll, 0) };
+        assert!(
+            reads.1 < CLOCK_READS_MAX,
+            "livelock within one poll: a task turns in a circle and never waits"
+        );
     }
 
     pub(crate) fn next_seq(&self) -> u64 {
@@ -205,6 +220,7 @@ impl World {
             started: OnceLock::new(),
             turns: Wake::new(),
             listeners: Mutex::new(Vec::new()),
+            clock_reads: Mutex::new((0, 0)),
         };
         Self { server: Arc::new(server), nodes: Arc::new(AtomicU32::new(DATABASE.0 + 1)) }
     }
@@ -332,6 +348,7 @@ pub struct SimClock {
 
 impl Clock for SimClock {
     fn now(&self) -> Moment {
+        self.server.count_clock_read();
         let elapsed = self.server.now().since(EPOCH);
         Moment::from_origin(elapsed * self.rate_percent / 100)
     }

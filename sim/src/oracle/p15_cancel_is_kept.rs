@@ -15,13 +15,10 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             Event::Cancelled { task, acknowledged: true } => {
                 cancelled.insert(task);
             }
-            Event::Changed { before: Some(before), after } if after.fence > before.fence => {
-                if cancelled.contains(&after.id) {
-                    found.add(
-                        &after.id,
-                        format!("{} was claimed after its cancel was acknowledged", after.id),
-                    );
-                }
+            Event::Changed { before: Some(before), after }
+                if after.fence > before.fence && cancelled.contains(&after.id) =>
+            {
+                found.add(&after.id, format!("{} was claimed after its cancel was acknowledged", after.id));
             }
             _ => {}
         }

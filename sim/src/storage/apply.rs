@@ -121,6 +121,10 @@ pub(super) async fn apply(transaction: Transaction, batches: &[Batch]) -> Result
             format!("overtaken between check and write: {refusal:?}"),
         ));
     }
+    if !verdicts.open(as_insert).is_empty() {
+        let why = "whoever was in an insert's way was gone when it was examined";
+        return Err(Error::new(ErrorKind::Conflict, why));
+    }
     ended.sort_unstable();
     release(&transaction, ended).await?;
     transaction.commit().await?;

@@ -50,8 +50,13 @@ pub(super) async fn apply(
             Some(row) if !missing.contains_key(place) => {
                 verdicts.set(*place, Verdict::Applied(Receipt::Inserted(insert.task.id.clone(), head(&row))));
                 edges.extend(insert.task.parents.iter().map(|parent| {
-                    let (parent, on_failure) = (parent.id.clone(), parent.on_failure);
-                    StoreRow::Edge(EdgeRow { parent, child: insert.task.id.clone(), on_failure })
+                    let ended = parents.get(&parent.id).is_some_and(|row| row.as_task().state.is_terminal());
+                    StoreRow::Edge(EdgeRow {
+                        parent: parent.id.clone(),
+                        child: insert.task.id.clone(),
+                        on_failure: parent.on_failure,
+                        counted: !ended,
+                    })
                 }));
             }
             _ => left_out.push((*place, *insert)),
