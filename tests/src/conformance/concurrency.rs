@@ -1,8 +1,10 @@
 //! Many clients at once: what must hold however their calls fall together. Conflicts are sent again, as the engine
 //! does; no other error may surface.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -20,6 +22,7 @@ super::cases! { "concurrency", 4,
     "P11" => ten_newcomers_that_replace_each_other_leave_one_holder,
     "rule 3: lock order" => calls_in_opposite_orders_end_in_nothing_worse_than_a_conflict,
     "P7: revisions never fall; P5" => a_reader_sees_a_task_only_go_forward,
+    "Storage: futures may be dropped" => a_dropped_call_is_all_or_nothing_and_the_store_stays_usable,
     "P20: conservation" => a_busy_store_ends_with_every_task_ended,
 }
 
@@ -261,6 +264,57 @@ async fn a_reader_sees_a_task_only_go_forward<S: Storage>(bench: &Bench<S>) {
         parts.push(reads.boxed());
     }
     bench.together(parts).await;
+}
+
+/// Starts a call and drops it after some polls.
+async fn drop_early<T>(call: impl Future<Output = T> + Send, polls: usize) {
+    let mut call = Box::pin(call);
+    let mut left = polls;
+    std::future::poll_fn(|context| {
+        if left == 0 || call.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        left -= 1;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+async fn a_dropped_call_is_all_or_nothing_and_the_store_stays_usable<S: Storage>(bench: &Bench<S>) {
+    for round in 0..40 {
+        let (store, polls) = (bench.client(round / 2), [1, 2, 3, 5, 10, 50][round % 6]);
+        let (parent, child) = (format!("p{round}"), format!("c{round}"));
+        let batches =
+            [Batch { steps: vec![put(&in_own_queue(&parent)), put(&dependent(&child, &[&parent]))] }];
+        drop_early(store.apply(&batches), polls).await;
+        drop_early(store.read(&Query::Task(id(&parent))), polls).await;
+        let stored = bench.find(&parent).await.is_some();
+        let again = persist(|| store.apply(&batches)).await.remove(0);
+        assert!(!stored || matches!(again, Outcome::Already(_)), "{again:?}");
+        assert_eq!(bench.state(&child).await, State::Blocked);
+        drop_early(store.claim(&claim_request(&parent, 1)), polls).await;
+        // The dropped claim may still hold the row, or give it back.
+        let mut lease = None;
+        for _ in 0..TURNS_MAX {
+            lease = persist_claim(&store, &parent, 1).await.pop();
+            if bench.state(&parent).await == State::Running {
+                break;
+            }
+        }
+        let task = bench.task(&parent).await;
+        assert_eq!(
+            (task.state, task.fence, task.attempt),
+            (State::Running, 1, 1),
+            "leased by one of the two"
+        );
+        if let Some(lease) = lease {
+            let settles = [Batch::from(settle(&lease, done()))];
+            drop_early(store.apply(&settles), polls).await;
+            persist(|| store.apply(&settles)).await;
+            assert_eq!(bench.state(&child).await, State::Ready);
+        }
+    }
 }
 
 async fn a_busy_store_ends_with_every_task_ended<S: Storage>(bench: &Bench<S>) {

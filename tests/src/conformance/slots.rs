@@ -19,6 +19,7 @@ super::cases! { "slots", 1,
     "P11" => slots_do_not_mind_each_other,
     "P11" => two_tasks_of_one_batch_can_not_share_a_slot,
     "P11" => a_task_that_fails_as_it_is_stored_takes_no_slot,
+    "the insert's guards" => a_task_that_would_fail_as_it_is_stored_is_refused_a_held_slot,
 }
 
 async fn a_slot_is_held_in_every_unfinished_state_and_in_no_other<S: Storage>(bench: &Bench<S>) {
@@ -160,4 +161,12 @@ async fn a_task_that_fails_as_it_is_stored_takes_no_slot<S: Storage>(bench: &Ben
     let fails = NewTask { slot: slotted("x", "s").slot, ..dependent("a", &["parent"]) };
     assert_eq!(bench.insert(fails).await.state, State::Failed);
     bench.insert(slotted("b", "s")).await;
+}
+
+async fn a_task_that_would_fail_as_it_is_stored_is_refused_a_held_slot<S: Storage>(bench: &Bench<S>) {
+    bench.bring("parent", State::Failed).await;
+    let holder = bench.insert(slotted("holder", "s")).await;
+    let fails = NewTask { slot: slotted("x", "s").slot, ..dependent("a", &["parent"]) };
+    assert_eq!(why(bench.send(put(&fails)).await), Refusal::SlotTaken(id("holder"), holder));
+    assert_eq!(bench.find("a").await, None);
 }
