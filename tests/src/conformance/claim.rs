@@ -23,6 +23,8 @@ super::cases! { "claim", 1,
     "ClaimRequest: order" => a_promoted_task_keeps_its_priority,
     "P3: one lease" => a_queue_asked_for_twice_leases_each_task_once,
     "rule 9" => each_attempt_is_claimed_anew,
+    "P1: no task waits for ever" => a_flood_of_due_tasks_is_leased_to_the_last,
+    "Claimed: next_due" => a_due_task_that_can_not_be_leased_is_nothing_to_wake_for,
 }
 
 fn names(leases: &[Lease]) -> Vec<&str> {
@@ -239,4 +241,40 @@ async fn each_attempt_is_claimed_anew<S: Storage>(bench: &Bench<S>) {
     assert_eq!((task.claimed_at, task.lease_expires_at), (Some(bench.now()), Some(bench.now() + LEASE)));
     assert_eq!(task.entered_at, None, "nobody has entered this attempt yet");
     assert_eq!(task.finished_at, None);
+}
+
+/// Claims as a worker does: again at once after each lease, and while a task is said to be due now.
+async fn claim_until_idle<S: Storage>(bench: &Bench<S>, request: &ClaimRequest) -> usize {
+    let mut leased = 0;
+    for _ in 0..20 {
+        let claimed = bench.ask(request).await;
+        leased += claimed.tasks.len();
+        if claimed.tasks.is_empty() && claimed.next_due != Some(Duration::ZERO) {
+            return leased;
+        }
+    }
+    panic!("the worker never comes to rest")
+}
+
+async fn a_flood_of_due_tasks_is_leased_to_the_last<S: Storage>(bench: &Bench<S>) {
+    let later = |number: usize, of: &str| {
+        let due = Due::After(Duration::from_secs(1));
+        put(&NewTask { due, kind: kind(of), ..task(&format!("{of}-{number}")) })
+    };
+    for of in ["other", "scan"] {
+        applied(bench.send_batch((0..2_500).map(|number| later(number, of)).collect()).await);
+    }
+    bench.clock.advance(LONG);
+    assert_eq!(claim_until_idle(bench, &claim_request("default", 1_000)).await, 2_500);
+}
+
+async fn a_due_task_that_can_not_be_leased_is_nothing_to_wake_for<S: Storage>(bench: &Bench<S>) {
+    let due = Due::After(Duration::from_secs(1));
+    bench.insert(NewTask { due, kind: kind("other"), ..in_own_queue("kinds") }).await;
+    bench.insert(task("running")).await;
+    bench.insert(NewTask { due, ..task("full") }).await;
+    applied(bench.send(limit("default", Some(1))).await);
+    bench.clock.advance(LONG);
+    assert_eq!(claim_until_idle(bench, &claim_request("kinds", 5)).await, 0);
+    assert_eq!(claim_until_idle(bench, &claim_request("default", 5)).await, 1);
 }
