@@ -21,18 +21,14 @@ pub(super) struct Journal<R: Row> {
     pub(super) xid: Option<Xid>,
     pub(super) undo: Vec<Undo<R>>,
     pub(super) locked: Vec<(Table, R::Key)>,
-    /// It has changed something, even if it took that back: SQLite then writes pages when it commits.
+    /// It has changed a row, even if it took that back: SQLite then writes pages when it commits. A row that was
+    /// refused doesn't count.
     pub(super) dirty: bool,
 }
 
 impl<R: Row> Journal<R> {
     pub(super) fn new() -> Self {
         Self { xid: None, undo: Vec::new(), locked: Vec::new(), dirty: false }
-    }
-
-    fn record(&mut self, undo: Undo<R>) {
-        self.undo.push(undo);
-        self.dirty = true;
     }
 }
 
@@ -241,7 +237,7 @@ impl<R: Row> Writer<'_, R> {
                         "an update keeps the key: {new:?}"
                     );
                     let undo = self.store.end_version(rows.table, key, self.stamp, mode, false);
-                    self.journal.record(undo);
+                    self.journal.undo.push(undo);
                     *entering = Some(self.write(new, uniques));
                 }
             }
@@ -264,8 +260,8 @@ impl<R: Row> Writer<'_, R> {
                 }
                 if !moved || rows.matches(&row) {
                     let undo = self.store.end_version(rows.table, key, self.stamp, mode, true);
-                    self.journal.record(undo);
-                    self.answer.push(row);
+                    self.journal.undo.push(undo);
+                    self.changed(row);
                 }
             }
             targets.next();
@@ -311,7 +307,7 @@ impl<R: Row> Writer<'_, R> {
                         self.store.enter(unique, row.table(), &row.key());
                     }
                     self.write(row.clone(), Vec::new());
-                    self.answer.push(row);
+                    self.changed(row);
                 }
             }
         }
@@ -332,13 +328,18 @@ impl<R: Row> Writer<'_, R> {
             }
         }
         let entry = entering.take().expect("looked at above");
-        self.answer.push(entry.row);
+        self.changed(entry.row);
         Ok(())
+    }
+
+    fn changed(&mut self, row: R) {
+        self.journal.dirty = true;
+        self.answer.push(row);
     }
 
     fn write(&mut self, row: R, uniques: Vec<R::Unique>) -> Entering<R> {
         let (version, undo) = self.store.add_version(row.clone(), self.stamp);
-        self.journal.record(undo);
+        self.journal.undo.push(undo);
         Entering { version, row, uniques: uniques.into_iter(), waits_with: None }
     }
 

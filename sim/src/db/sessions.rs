@@ -256,6 +256,12 @@ impl<R: Row> Db<R> {
         self.finish(id, Err(error))
     }
 
+    /// Whether the session hasn't died yet. An orphan lives until its statement ends.
+    #[must_use]
+    pub fn is_alive(&self, id: SessionId) -> bool {
+        self.sessions.contains_key(&id)
+    }
+
     /// Whether the session has a paused or waiting statement.
     #[must_use]
     pub fn is_busy(&self, id: SessionId) -> bool {
