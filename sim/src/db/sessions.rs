@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::error::ErrorClass;
 use super::row::{Row, Table};
-use super::running::{Journal, Running, Stop};
+use super::running::{Journal, Place, Running, Stop};
 use super::snapshot::{Snapshot, Xid};
-use super::statement::{LockMode, Statement};
+use super::statement::Statement;
 use super::store::Store;
 
 mod sqlite;
@@ -117,7 +117,7 @@ struct InFlight<R: Row> {
 #[derive(Debug)]
 struct Wait<R: Row> {
     xids: Vec<Xid>,
-    row: Option<(Table, R::Key, LockMode)>,
+    place: Option<Place<R>>,
 }
 
 #[derive(Clone, Debug)]
@@ -369,9 +369,9 @@ impl<R: Row> Db<R> {
         match in_flight.running.run(&mut self.store, &mut transaction.journal) {
             Ok(rows) => Progress::Done(self.finish(id, Ok(rows))),
             Err(Stop::Failed(error)) => Progress::Done(self.finish(id, Err(error))),
-            Err(Stop::Waits { xids, row }) => {
+            Err(Stop::Waits { xids, place }) => {
                 assert_eq!(self.mode, Mode::Postgres, "nobody waits in SQLite mode");
-                self.wait_for(id, Wait { xids, row });
+                self.wait_for(id, Wait { xids, place });
                 if self.waits_for_itself(id) {
                     return Progress::Done(self.finish(id, Err(ErrorClass::Deadlock)));
                 }

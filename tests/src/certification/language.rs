@@ -66,7 +66,8 @@ impl Row for Record {
     }
 }
 
-/// The statements that create the tables.
+/// The statements that create the tables. PostgreSQL doesn't see through the predicate of the partial index, so
+/// it never scans that one instead of the primary key, in another order.
 #[must_use]
 pub fn schema(store: Store) -> String {
     let key = match store {
@@ -75,7 +76,7 @@ pub fn schema(store: Store) -> String {
     };
     let columns = format!("(id {key}, s int not null, v int not null check (v >= 0), u int)");
     format!(
-        "create table t {columns}; create unique index t_u on t(u) where s <> {STATE_ENDED}; \
+        "create table t {columns}; create unique index t_u on t(u) where abs(s - {STATE_ENDED}) > 0; \
          create table q {columns}; create unique index q_u on q(u);"
     )
 }

@@ -1,4 +1,7 @@
 //! The kernel as a stage: sessions that may go on do so at once, first come first.
+//!
+//! When several may go on at the same moment, a real server lets them race. If it shows something else than the
+//! first order does, [`KernelStage::explain`] looks for an order that shows the same.
 
 use std::io;
 
@@ -13,7 +16,30 @@ pub struct KernelStage {
     mode: Mode,
     db: Db<Record>,
     sessions: Vec<Client>,
+    /// What this program started with and played so far, each step with its choices of who goes on.
+    rows: Vec<Record>,
+    played: Vec<(usize, Act, Vec<usize>)>,
 }
+
+/// The choices of who goes on in one step.
+#[derive(Debug)]
+struct Choices<'a> {
+    given: &'a [usize],
+    /// Among how many each choice was.
+    among: Vec<usize>,
+}
+
+impl Choices<'_> {
+    /// The given choice, or else the first.
+    fn choose(&mut self, among: usize) -> usize {
+        let choice = self.given.get(self.among.len()).copied().unwrap_or(0);
+        self.among.push(among);
+        choice
+    }
+}
+
+/// Three sessions that race have few orders; more than this is a mistake.
+const ORDERS_MAX: usize = 100;
 
 #[derive(Clone, Copy, Debug)]
 struct Client {
@@ -32,7 +58,7 @@ impl KernelStage {
             Store::Postgres => Mode::Postgres,
             Store::Sqlite => Mode::Sqlite,
         };
-        Self { mode, db: Db::new(mode), sessions: Vec::new() }
+        Self { mode, db: Db::new(mode), sessions: Vec::new(), rows: Vec::new(), played: Vec::new() }
     }
 
     /// How many row versions the kernel keeps.
@@ -114,10 +140,12 @@ impl KernelStage {
     }
 
     /// Lets everybody go on who may; one who still waits and has a limit gives up.
-    fn go_on(&mut self, answers: &mut Vec<(usize, String)>) {
+    fn go_on(&mut self, choices: &mut Choices<'_>, answers: &mut Vec<(usize, String)>) {
         loop {
-            let next = self.db.runnable().find_map(|id| self.session_of(id, |client| !client.gated));
-            let (session, progress) = if let Some(session) = next {
+            let ungated = |id| self.session_of(id, |client| !client.gated);
+            let able: Vec<usize> = self.db.runnable().filter_map(ungated).collect();
+            let next = if able.len() > 1 { able.get(choices.choose(able.len())) } else { able.first() };
+            let (session, progress) = if let Some(session) = next.copied() {
                 (session, self.db.resume(self.sessions[session].id))
             } else {
                 let out_of_time = |client: &&Client| client.waits_limited && self.is_blocked(client);
@@ -131,6 +159,59 @@ impl KernelStage {
         }
     }
 
+    /// Looks for an order of those who could go on in the last step that shows what was `seen`, and leaves the
+    /// stage in the state to which it leads. Without one, the state is of no use any more.
+    pub fn explain(&mut self, seen: &Observation) -> bool {
+        let mut untried = vec![Vec::new()];
+        for _ in 0..ORDERS_MAX {
+            let Some(given) = untried.pop() else { return false };
+            let (shown, among) = self.replay_with(&given);
+            if shown == *seen {
+                self.played.last_mut().expect("a step was played").2 = given;
+                return true;
+            }
+            for (place, among) in among.iter().enumerate().skip(given.len()) {
+                for choice in 1..*among {
+                    let mut next = given.clone();
+                    next.resize(place, 0);
+                    next.push(choice);
+                    untried.push(next);
+                }
+            }
+        }
+        panic!("more than {ORDERS_MAX} orders");
+    }
+
+    /// Plays everything again, the last step with these choices.
+    fn replay_with(&mut self, last: &[usize]) -> (Observation, Vec<usize>) {
+        self.restart();
+        let played = std::mem::take(&mut self.played);
+        let (last_step, before) = played.split_last().expect("a step was played");
+        for (session, act, choices) in before {
+            self.play(*session, act, choices);
+        }
+        let shown = self.play(last_step.0, &last_step.1, last);
+        self.played = played;
+        shown
+    }
+
+    fn restart(&mut self) {
+        self.db = Db::new(self.mode);
+        self.db.load(self.rows.iter().cloned());
+        let connect = |_| Client { id: self.db.connect(), gated: false, waits_limited: false, gone: false };
+        self.sessions = (0..SESSIONS).map(connect).collect();
+    }
+
+    fn play(&mut self, session: usize, act: &Act, given: &[usize]) -> (Observation, Vec<usize>) {
+        let mut choices = Choices { given, among: Vec::new() };
+        let mut answers: Vec<(usize, String)> =
+            self.act(session, act).map(|answer| (session, answer)).into_iter().collect();
+        self.go_on(&mut choices, &mut answers);
+        answers.sort();
+        let blocked = (0..SESSIONS).filter(|session| self.is_blocked(&self.sessions[*session])).collect();
+        (Observation { answers, blocked }, choices.among)
+    }
+
     fn session_of(&self, id: SessionId, allowed: impl Fn(&Client) -> bool) -> Option<usize> {
         self.sessions.iter().position(|client| client.id == id && allowed(client))
     }
@@ -142,20 +223,15 @@ impl KernelStage {
 
 impl Stage for KernelStage {
     fn reset(&mut self, rows: &[Record]) -> io::Result<()> {
-        self.db = Db::new(self.mode);
-        self.db.load(rows.iter().cloned());
-        let connect = |_| Client { id: self.db.connect(), gated: false, waits_limited: false, gone: false };
-        self.sessions = (0..SESSIONS).map(connect).collect();
+        self.rows = rows.to_vec();
+        self.played.clear();
+        self.restart();
         Ok(())
     }
 
     fn step(&mut self, session: usize, act: &Act, _: Option<&Observation>) -> io::Result<Observation> {
-        let mut answers: Vec<(usize, String)> =
-            self.act(session, act).map(|answer| (session, answer)).into_iter().collect();
-        self.go_on(&mut answers);
-        answers.sort();
-        let blocked = (0..SESSIONS).filter(|session| self.is_blocked(&self.sessions[*session])).collect();
-        Ok(Observation { answers, blocked })
+        self.played.push((session, act.clone(), Vec::new()));
+        Ok(self.play(session, act, &[]).0)
     }
 
     fn rows(&mut self) -> io::Result<Vec<String>> {

@@ -41,7 +41,7 @@ pub trait Stage {
 #[derive(Clone, Debug)]
 pub struct Program {
     /// Its short name in the list of facts.
-    pub name: &'static str,
+    pub name: String,
     /// What happens, in words.
     pub about: &'static str,
     /// Where it holds.
