@@ -335,6 +335,7 @@ impl<R: Row> Db<R> {
         let snapshot = match self.mode {
             Mode::Postgres => self.postgres_snapshot(id),
             Mode::Sqlite => {
+                assert!(!statement.starts_with_lock(), "SQLite has no row locks: {statement:?}");
                 // The parts of a folded statement are subqueries and effects of one that writes.
                 let writes = !statement.starts_as_read() || !statement.then.is_empty();
                 self.open_file(id, writes)?;

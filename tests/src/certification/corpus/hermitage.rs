@@ -20,7 +20,7 @@ pub(super) fn programs() -> Vec<Program> {
     let levels = [("rc", RC, Store::Postgres), ("rr", RR, Store::Postgres)];
     let sqlite = ("sqlite", Act::Begin(Begin::Deferred), Store::Sqlite);
     let mut programs = Vec::new();
-    for anomaly in writes().into_iter().chain(reads()) {
+    for anomaly in writes().into_iter().chain(skews()).chain(reads()) {
         for (level, begin, store) in levels.iter().chain([&sqlite]) {
             let facts = match *level {
                 "rc" => anomaly.rc,
@@ -106,6 +106,11 @@ fn writes() -> Vec<Anomaly> {
             rr: &["s2: error 40001", "t 1|11|0|-"],
             sqlite: &["s2: error 5", "t 1|11|0|-"],
         },
+    ]
+}
+
+fn skews() -> Vec<Anomaly> {
+    vec![
         Anomaly {
             name: "G2-item",
             about: "write skew: each reads both rows and writes the other one",

@@ -25,6 +25,7 @@ fn take() -> Act {
 
 pub(super) fn programs() -> Vec<Program> {
     let mut programs = queues();
+    programs.extend(deadlocks());
     programs.extend(snapshots());
     programs.extend(primary_keys());
     programs.extend(partial_keys());
@@ -41,36 +42,6 @@ fn queues() -> Vec<Program> {
             &one(),
             vec![(1, RC), (1, take()), (2, take()), (3, take()), (0, take()), (1, Act::Rollback)],
             &["blocked: s0 s2 s3", "s2: 1|1|1|-", "s3: no rows", "s0: no rows", "t 1|1|1|-"],
-        ),
-        postgres(
-            "C2 upgrade",
-            "two hold a share lock and both want to update: the last to wait is the victim",
-            &one(),
-            vec![
-                (1, RC),
-                (2, RC),
-                (1, lock(ids(T, &[1]), LockMode::Share)),
-                (2, lock(ids(T, &[1]), LockMode::Share)),
-                (1, take()),
-                (2, take()),
-                (1, Act::Commit),
-            ],
-            &["blocked: s1", "s2: error 40P01", "s1: 1|1|1|-"],
-        ),
-        postgres(
-            "C2 crosswise",
-            "two lock two rows in opposite orders: the last to wait is the victim",
-            &one(),
-            vec![
-                (1, RC),
-                (2, RC),
-                (1, update(ids(T, &[1]), add(1))),
-                (2, update(ids(T, &[2]), add(1))),
-                (1, update(ids(T, &[2]), add(1))),
-                (2, update(ids(T, &[1]), add(1))),
-                (1, Act::Commit),
-            ],
-            &["s2: error 40P01", "t 1|0|1|-", "t 2|0|1|-"],
         ),
         postgres(
             "re-check",
@@ -106,6 +77,41 @@ fn queues() -> Vec<Program> {
                 (2, Act::Commit),
             ],
             &["blocked: s0 s3", "s3: 1|0|0|-", "s0: 1|0|0|-"],
+        ),
+    ]
+}
+
+fn deadlocks() -> Vec<Program> {
+    vec![
+        postgres(
+            "C2 upgrade",
+            "two hold a share lock and both want to update: the last to wait is the victim",
+            &one(),
+            vec![
+                (1, RC),
+                (2, RC),
+                (1, lock(ids(T, &[1]), LockMode::Share)),
+                (2, lock(ids(T, &[1]), LockMode::Share)),
+                (1, take()),
+                (2, take()),
+                (1, Act::Commit),
+            ],
+            &["blocked: s1", "s2: error 40P01", "s1: 1|1|1|-"],
+        ),
+        postgres(
+            "C2 crosswise",
+            "two lock two rows in opposite orders: the last to wait is the victim",
+            &one(),
+            vec![
+                (1, RC),
+                (2, RC),
+                (1, update(ids(T, &[1]), add(1))),
+                (2, update(ids(T, &[2]), add(1))),
+                (1, update(ids(T, &[2]), add(1))),
+                (2, update(ids(T, &[1]), add(1))),
+                (1, Act::Commit),
+            ],
+            &["s2: error 40P01", "t 1|0|1|-", "t 2|0|1|-"],
         ),
     ]
 }

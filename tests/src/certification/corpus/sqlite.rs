@@ -31,6 +31,7 @@ fn get(id: i32) -> Act {
 
 pub(super) fn programs() -> Vec<Program> {
     let mut programs = writers();
+    programs.extend(changes());
     programs.extend(readers());
     programs.extend(failures());
     programs.extend(savepoints());
@@ -77,6 +78,11 @@ fn writers() -> Vec<Program> {
             ],
             &["s2: error 517", "s2: 2|0|1|7", "s2: 1|0|1|-", "no s2: 2|0|2|7"],
         ),
+    ]
+}
+
+fn changes() -> Vec<Program> {
+    vec![
         sqlite(
             "empty commit",
             "a writer that changed nothing makes no snapshot old",
