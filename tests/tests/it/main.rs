@@ -1,3 +1,4 @@
-//! Every test of the package in one binary, so that it links once.
+//! Steadfast's tests that need more than one crate, in one binary.
 
+mod certification;
 mod conformance;
