@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -27,8 +27,6 @@ super::cases! { "concurrency", 4,
 }
 
 const CLAIMERS: usize = 8;
-/// More turns than any claimer needs.
-const TURNS_MAX: usize = 20_000;
 
 async fn insert_many<S: Storage>(bench: &Bench<S>, count: usize) {
     let steps = (0..count).map(|number| put(&task(&format!("t{number}")))).collect();
@@ -51,7 +49,7 @@ async fn a_limit_of_one_holds_between_eight_claimers<S: Storage>(bench: &Bench<S
     let claimers = (0..CLAIMERS).map(|number| {
         let (store, settled) = (bench.client(number), Arc::clone(&settled));
         let claimer = async move {
-            for _ in 0..TURNS_MAX {
+            loop {
                 let claimed = persist_claim(&store, "default", 5).await;
                 assert!(claimed.len() <= 1, "one call leased {}", claimed.len());
                 for lease in claimed {
@@ -63,7 +61,6 @@ async fn a_limit_of_one_holds_between_eight_claimers<S: Storage>(bench: &Bench<S
                     return;
                 }
             }
-            panic!("{} of {TASKS} tasks ran", settled.load(Ordering::SeqCst));
         };
         claimer.boxed()
     });
@@ -78,7 +75,7 @@ async fn eight_claimers_lease_each_of_four_hundred_tasks_once<S: Storage>(bench:
         let (store, leased) = (bench.client(number), Arc::clone(&leased));
         let claimer = async move {
             let mut own: Vec<Lease> = Vec::new();
-            for _ in 0..TURNS_MAX {
+            loop {
                 let claimed = persist_claim(&store, "default", 7).await;
                 leased.fetch_add(claimed.len(), Ordering::SeqCst);
                 own.extend(claimed);
@@ -124,7 +121,7 @@ async fn eight_submits_of_one_key_store_one_task<S: Storage>(bench: &Bench<S>) {
 /// Takes the slot from whoever holds it, as often as it has to be tried.
 async fn take_slot(store: &impl Storage, newcomer: NewTask) {
     let mut holder = None;
-    for _ in 0..TURNS_MAX {
+    loop {
         let steps = match &holder {
             None => vec![put(&newcomer)],
             Some(holder) => vec![Step::Transition(decide::replace(holder, &newcomer.id)), put(&newcomer)],
@@ -139,7 +136,6 @@ async fn take_slot(store: &impl Storage, newcomer: NewTask) {
             Outcome::Already(receipts) => panic!("nobody has done this before: {receipts:?}"),
         };
     }
-    panic!("the slot was never got");
 }
 
 async fn ten_newcomers_that_replace_each_other_leave_one_holder<S: Storage>(bench: &Bench<S>) {
@@ -199,7 +195,7 @@ async fn calls_in_opposite_orders_end_in_nothing_worse_than_a_conflict<S: Storag
             let store = bench.client(number);
             let batches: Vec<_> = steps.into_iter().map(Batch::from).collect();
             async move {
-                for _ in 0..TURNS_MAX {
+                loop {
                     match store.apply(&batches).await {
                         Ok(outcomes) => return outcomes,
                         Err(error) => {
@@ -209,7 +205,6 @@ async fn calls_in_opposite_orders_end_in_nothing_worse_than_a_conflict<S: Storag
                         }
                     }
                 }
-                panic!("never got through");
             }
             .boxed()
         });
@@ -225,45 +220,55 @@ async fn calls_in_opposite_orders_end_in_nothing_worse_than_a_conflict<S: Storag
 
 async fn a_reader_sees_a_task_only_go_forward<S: Storage>(bench: &Bench<S>) {
     bench.insert(NewTask { attempts_max: 1_000, ..in_own_queue("a") }).await;
-    let (writer, ended) = (bench.client(0), Arc::new(AtomicUsize::new(0)));
-    let over = Arc::clone(&ended);
-    let writes = async move {
-        for turn in 0..60 {
-            let lease = persist_claim(&writer, "a", 1).await.remove(0);
-            persist_batch(&writer, vec![renew(&lease)]).await;
-            let verdict = if turn == 59 { done() } else { retry(Duration::ZERO) };
-            moved(persist_batch(&writer, vec![settle(&lease, verdict)]).await);
+    let (writer, over) = (bench.client(0), Arc::new(AtomicBool::new(false)));
+    let writes = {
+        let over = SetOnDrop(Arc::clone(&over));
+        async move {
+            for turn in 0..60 {
+                let lease = persist_claim(&writer, "a", 1).await.remove(0);
+                persist_batch(&writer, vec![renew(&lease)]).await;
+                let verdict = if turn == 59 { done() } else { retry(Duration::ZERO) };
+                moved(persist_batch(&writer, vec![settle(&lease, verdict)]).await);
+            }
+            drop(over);
         }
-        over.store(1, Ordering::SeqCst);
     };
     let mut parts = vec![writes.boxed()];
     for number in 1..4 {
-        let (reader, ended) = (bench.client(number), Arc::clone(&ended));
-        let reads = async move {
-            let mut last: Option<steadfast_core::Task> = None;
-            for _ in 0..TURNS_MAX {
-                let over = ended.load(Ordering::SeqCst) == 1;
-                let Answer::Task(Some(now)) =
-                    reader.read(&Query::Task(id("a"))).await.expect("answered").answer
-                else {
-                    panic!("it is stored")
-                };
-                if let Some(last) = last {
-                    assert!(now.rev >= last.rev && now.fence >= last.fence, "{last:?} then {now:?}");
-                    let legal = now.rev != last.rev + 1 || decide::is_legal(last.state, now.state);
-                    assert!(legal, "{} then {}", last.state, now.state);
-                    assert!(now.rev != last.rev || now.state == last.state, "a change without a revision");
-                }
-                last = Some(*now);
-                if over {
-                    break;
-                }
-            }
-            assert_eq!(last.map(|task| task.state), Some(State::Succeeded), "an acknowledged end is seen");
-        };
-        parts.push(reads.boxed());
+        let (reader, over) = (bench.client(number), Arc::clone(&over));
+        parts.push(async move { watch_forward(&reader, "a", &over).await }.boxed());
     }
     bench.together(parts).await;
+}
+
+/// Tells the readers that there is no more to see, also where the writer failed.
+struct SetOnDrop(Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Reads a task again and again until its writer is done with it.
+async fn watch_forward(reader: &impl Storage, name: &str, over: &AtomicBool) {
+    let mut last: Option<steadfast_core::Task> = None;
+    loop {
+        let is_last = over.load(Ordering::SeqCst);
+        let view = reader.read(&Query::Task(id(name))).await.expect("answered");
+        let Answer::Task(Some(now)) = view.answer else { panic!("it is stored") };
+        if let Some(last) = last {
+            assert!(now.rev >= last.rev && now.fence >= last.fence, "{last:?} then {now:?}");
+            let legal = now.rev != last.rev + 1 || decide::is_legal(last.state, now.state);
+            assert!(legal, "{} then {}", last.state, now.state);
+            assert!(now.rev != last.rev || now.state == last.state, "a change without a revision");
+        }
+        if is_last {
+            assert_eq!(now.state, State::Succeeded, "an acknowledged end is seen");
+            return;
+        }
+        last = Some(*now);
+    }
 }
 
 /// Starts a call and drops it after some polls.
@@ -295,13 +300,12 @@ async fn a_dropped_call_is_all_or_nothing_and_the_store_stays_usable<S: Storage>
         assert_eq!(bench.state(&child).await, State::Blocked);
         drop_early(store.claim(&claim_request(&parent, 1)), polls).await;
         // The dropped claim may still hold the row, or give it back.
-        let mut lease = None;
-        for _ in 0..TURNS_MAX {
-            lease = persist_claim(&store, &parent, 1).await.pop();
+        let lease = loop {
+            let lease = persist_claim(&store, &parent, 1).await.pop();
             if bench.state(&parent).await == State::Running {
-                break;
+                break lease;
             }
-        }
+        };
         let task = bench.task(&parent).await;
         assert_eq!(
             (task.state, task.fence, task.attempt),
@@ -329,7 +333,7 @@ async fn a_busy_store_ends_with_every_task_ended<S: Storage>(bench: &Bench<S>) {
                     NewTask { queue: queue("default"), ..dependent(&format!("{name}-child"), &[&name]) };
                 applied(persist_batch(&store, vec![put(&task(&name)), put(&child)]).await);
             }
-            for _ in 0..TURNS_MAX {
+            loop {
                 let claimed = persist_claim(&store, "default", 3).await;
                 let settles: Vec<_> =
                     claimed.iter().map(|lease| Batch::from(settle(lease, done()))).collect();
@@ -343,7 +347,6 @@ async fn a_busy_store_ends_with_every_task_ended<S: Storage>(bench: &Bench<S>) {
                     return;
                 }
             }
-            panic!("{} tasks ended", ended.load(Ordering::SeqCst));
         };
         part.boxed()
     });

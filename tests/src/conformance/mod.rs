@@ -52,23 +52,25 @@ pub trait Builder {
 
 /// What a case needs of an executor.
 pub trait Host: Send + Sync {
-    /// Runs these side by side until all have ended: truly in parallel where the store is real.
+    /// Runs these side by side until all have ended or one has panicked: truly in parallel where the store is real.
+    /// Dropping the future ends them.
     fn together(&self, parts: Vec<BoxFuture<'static, ()>>) -> BoxFuture<'static, ()>;
 
     /// Waits; only ever to bound the wait for an event.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
 }
 
-/// Tokio, with a task for each part.
+/// Tokio, with a task for each part; the first panic ends them all.
 #[derive(Debug, Clone, Copy)]
 pub struct TokioHost;
 
 impl Host for TokioHost {
     fn together(&self, parts: Vec<BoxFuture<'static, ()>>) -> BoxFuture<'static, ()> {
-        let tasks: Vec<_> = parts.into_iter().map(tokio::spawn).collect();
+        // Dropped half-way, it takes its tasks with it.
+        let mut tasks: tokio::task::JoinSet<()> = parts.into_iter().collect();
         Box::pin(async move {
-            for task in tasks {
-                if let Err(error) = task.await {
+            while let Some(ended) = tasks.join_next().await {
+                if let Err(error) = ended {
                     std::panic::resume_unwind(error.into_panic());
                 }
             }
