@@ -14,6 +14,7 @@ super::cases! { "races", 4,
     "P9, P10, B1" => a_child_added_while_its_parent_ends_is_not_forgotten,
     "P9, B1" => a_child_added_while_its_parent_fails_fails,
     "P9: policies cascade" => a_grandchild_added_while_a_failure_runs_down_fails,
+    "P5: terminal absorbs, P9" => a_child_cancelled_while_its_parent_ends_stays_cancelled,
     "P3: the statement that writes checks again" => of_a_renewal_and_a_rescue_one_wins,
     "P3" => of_two_rescues_one_wins,
     "P15" => of_a_claim_and_a_cancel_one_wins,
@@ -101,6 +102,20 @@ async fn a_grandchild_added_while_a_failure_runs_down_fails<S: Storage>(bench: &
         for name in [child, late] {
             assert_eq!(bench.state(&name).await, State::Failed, "{name}");
         }
+    }
+}
+
+async fn a_child_cancelled_while_its_parent_ends_stays_cancelled<S: Storage>(bench: &Bench<S>) {
+    for round in 0..ROUNDS {
+        let (parent, child, sibling) = (format!("p{round}"), format!("c{round}"), format!("s{round}"));
+        let lease = bench.bring(&parent, State::Running).await.expect("running");
+        bench.insert(dependent(&child, &[&parent])).await;
+        bench.insert(dependent(&sibling, &[&parent])).await;
+        let mut calls = [vec![settle(&lease, done())], vec![cancel(&child, State::Blocked)]];
+        calls.rotate_left(round % 2);
+        assert!(at_once(bench, calls).await.iter().all(is_applied));
+        let states = (bench.state(&child).await, bench.state(&sibling).await);
+        assert_eq!(states, (State::Cancelled, State::Ready), "round {round}");
     }
 }
 

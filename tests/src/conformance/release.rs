@@ -355,14 +355,26 @@ async fn a_child_added_in_the_call_that_ends_its_parent_is_not_forgotten<S: Stor
 
 async fn a_child_that_ended_before_its_parent_stays_as_it_is<S: Storage>(bench: &Bench<S>) {
     for to in ENDS {
-        let (parent, child) = (format!("parent-{to}"), format!("child-{to}"));
-        bench.insert(in_own_queue(&parent)).await;
-        bench.insert(dependent(&child, &[&parent])).await;
-        moved(bench.send(cancel(&child, State::Blocked)).await);
-        let before = bench.task(&child).await;
-        end_as(bench, &parent, to).await;
-        let after = bench.task(&child).await;
-        assert_eq!((after.state, after.cause, after.rev), (before.state, before.cause, before.rev), "{to}");
+        for is_alone in [true, false] {
+            let [parent, child, sibling] =
+                ["parent", "child", "sibling"].map(|who| format!("{who}-{to}-{is_alone}"));
+            bench.insert(in_own_queue(&parent)).await;
+            bench.insert(dependent(&child, &[&parent])).await;
+            if !is_alone {
+                bench.insert(dependent(&sibling, &[&parent])).await;
+            }
+            moved(bench.send(cancel(&child, State::Blocked)).await);
+            let before = bench.task(&child).await;
+            end_as(bench, &parent, to).await;
+            let after = bench.task(&child).await;
+            assert_eq!(
+                (after.state, after.cause, after.rev),
+                (before.state, before.cause, before.rev),
+                "{to}"
+            );
+            let released = if to == State::Succeeded { State::Ready } else { State::Failed };
+            assert!(is_alone || bench.state(&sibling).await == released, "{to}");
+        }
     }
 }
 
