@@ -21,18 +21,14 @@ pub(super) struct Journal<R: Row> {
     pub(super) xid: Option<Xid>,
     pub(super) undo: Vec<Undo<R>>,
     pub(super) locked: Vec<(Table, R::Key)>,
-    /// It has changed something, even if it took that back: SQLite then writes pages when it commits.
+    /// It has changed a row, even if it took that back: SQLite then writes pages when it commits. A row that was
+    /// refused doesn't count.
     pub(super) dirty: bool,
 }
 
 impl<R: Row> Journal<R> {
     pub(super) fn new() -> Self {
         Self { xid: None, undo: Vec::new(), locked: Vec::new(), dirty: false }
-    }
-
-    fn record(&mut self, undo: Undo<R>) {
-        self.undo.push(undo);
-        self.dirty = true;
     }
 }
 
@@ -42,9 +38,18 @@ pub(super) enum Stop<R: Row> {
     Failed(ErrorClass),
     Waits {
         xids: Vec<Xid>,
-        /// The row lock it waits for; none if it waits for a unique key.
-        row: Option<(Table, R::Key, LockMode)>,
+        /// The row lock for which it queues; none if it waits for a unique key or outside the queue.
+        place: Option<Place<R>>,
     },
+}
+
+/// The row version for which a statement queues, and the lock that it wants.
+#[derive(Debug)]
+pub(super) struct Place<R: Row> {
+    pub(super) table: Table,
+    pub(super) key: R::Key,
+    pub(super) version: VersionId,
+    pub(super) mode: LockMode,
 }
 
 pub(super) struct Running<R: Row> {
@@ -185,11 +190,11 @@ impl<R: Row> Writer<'_, R> {
         while self.answer.len() < select.limit {
             let Some((key, seen)) = targets.peek() else { break };
             let (version, moved) = match self.store.lock((table, key), *seen, |_| mode, self.claim()) {
-                Locked::Wait(_) if select.skip_locked => {
+                Locked::Wait { .. } if select.skip_locked => {
                     targets.next();
                     continue;
                 }
-                locked => match settle(locked, || (table, key.clone(), mode))? {
+                locked => match settle(locked, table, key)? {
                     None => {
                         targets.next();
                         continue;
@@ -224,8 +229,7 @@ impl<R: Row> Writer<'_, R> {
             let mode = |row: &R| update_mode(row, &change(row));
             check(&change(self.store.row(rows.table, key, *seen)))?;
             let locked = self.store.lock((rows.table, key), *seen, mode, self.claim());
-            let wanted = || (rows.table, key.clone(), mode(self.store.row(rows.table, key, *seen)));
-            if let Some((version, moved)) = settle(locked, wanted)? {
+            if let Some((version, moved)) = settle(locked, rows.table, key)? {
                 let row = self.store.row(rows.table, key, version);
                 let (new, matches) = (change(row), !moved || rows.matches(row));
                 let mode = update_mode(row, &new);
@@ -241,7 +245,7 @@ impl<R: Row> Writer<'_, R> {
                         "an update keeps the key: {new:?}"
                     );
                     let undo = self.store.end_version(rows.table, key, self.stamp, mode, false);
-                    self.journal.record(undo);
+                    self.journal.undo.push(undo);
                     *entering = Some(self.write(new, uniques));
                 }
             }
@@ -257,15 +261,15 @@ impl<R: Row> Writer<'_, R> {
         while let Some((key, seen)) = targets.peek() {
             let mode = LockMode::Update;
             let locked = self.store.lock((rows.table, key), *seen, |_| mode, self.claim());
-            if let Some((version, moved)) = settle(locked, || (rows.table, key.clone(), mode))? {
+            if let Some((version, moved)) = settle(locked, rows.table, key)? {
                 let row = self.store.row(rows.table, key, version).clone();
                 if moved {
                     self.add_lock(rows.table, key, mode);
                 }
                 if !moved || rows.matches(&row) {
                     let undo = self.store.end_version(rows.table, key, self.stamp, mode, true);
-                    self.journal.record(undo);
-                    self.answer.push(row);
+                    self.journal.undo.push(undo);
+                    self.changed(row);
                 }
             }
             targets.next();
@@ -281,7 +285,7 @@ impl<R: Row> Writer<'_, R> {
             match self.store.probe_key(row.table(), &row.key(), self.stamp.xid) {
                 Probe::Free => {}
                 Probe::Taken { .. } => return Err(Stop::Failed(ErrorClass::UniqueViolation)),
-                Probe::InFlight(xid) => return Err(Stop::Waits { xids: vec![xid], row: None }),
+                Probe::InFlight(xid) => return Err(Stop::Waits { xids: vec![xid], place: None }),
             }
             let row = rows.pop_front().expect("looked at above");
             let uniques = row.uniques().collect();
@@ -297,7 +301,7 @@ impl<R: Row> Writer<'_, R> {
             let by_unique = row.uniques().map(|u| self.store.probe_unique(&u, None, self.stamp.xid));
             let in_the_way = by_key.chain(by_unique).find(|probe| !matches!(probe, Probe::Free));
             match in_the_way {
-                Some(Probe::InFlight(xid)) => return Err(Stop::Waits { xids: vec![xid], row: None }),
+                Some(Probe::InFlight(xid)) => return Err(Stop::Waits { xids: vec![xid], place: None }),
                 Some(Probe::Taken { made }) => {
                     let hidden = made.xid != self.stamp.xid && !self.snapshot.had_committed(made.xid);
                     if self.repeatable && hidden {
@@ -311,7 +315,7 @@ impl<R: Row> Writer<'_, R> {
                         self.store.enter(unique, row.table(), &row.key());
                     }
                     self.write(row.clone(), Vec::new());
-                    self.answer.push(row);
+                    self.changed(row);
                 }
             }
         }
@@ -327,18 +331,23 @@ impl<R: Row> Writer<'_, R> {
                 Probe::Taken { .. } => return Err(Stop::Failed(ErrorClass::UniqueViolation)),
                 Probe::InFlight(xid) => {
                     entry.waits_with = Some(unique);
-                    return Err(Stop::Waits { xids: vec![xid], row: None });
+                    return Err(Stop::Waits { xids: vec![xid], place: None });
                 }
             }
         }
         let entry = entering.take().expect("looked at above");
-        self.answer.push(entry.row);
+        self.changed(entry.row);
         Ok(())
+    }
+
+    fn changed(&mut self, row: R) {
+        self.journal.dirty = true;
+        self.answer.push(row);
     }
 
     fn write(&mut self, row: R, uniques: Vec<R::Unique>) -> Entering<R> {
         let (version, undo) = self.store.add_version(row.clone(), self.stamp);
-        self.journal.record(undo);
+        self.journal.undo.push(undo);
         Entering { version, row, uniques: uniques.into_iter(), waits_with: None }
     }
 
@@ -365,15 +374,15 @@ fn targets_of<R: Row>(
 }
 
 /// `None`: there is nothing to lock any more.
-fn settle<R: Row>(
-    locked: Locked,
-    wanted: impl FnOnce() -> (Table, R::Key, LockMode),
-) -> Result<Option<(VersionId, bool)>, Stop<R>> {
+fn settle<R: Row>(locked: Locked, table: Table, key: &R::Key) -> Result<Option<(VersionId, bool)>, Stop<R>> {
     match locked {
         Locked::Free { version, moved } => Ok(Some((version, moved))),
         Locked::Gone => Ok(None),
         Locked::Stale => Err(Stop::Failed(ErrorClass::SerializationFailure)),
-        Locked::Wait(xids) => Err(Stop::Waits { xids, row: Some(wanted()) }),
+        Locked::Wait { xids, queue } => {
+            let place = queue.map(|(version, mode)| Place { table, key: key.clone(), version, mode });
+            Err(Stop::Waits { xids, place })
+        }
     }
 }
 

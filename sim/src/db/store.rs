@@ -54,8 +54,9 @@ pub(super) enum Locked {
     Gone,
     /// It changed after the snapshot of a REPEATABLE READ transaction.
     Stale,
-    /// These transactions stand in the way.
-    Wait(Vec<Xid>),
+    /// These transactions stand in the way. Whoever has no lock on the row yet also queues, for this lock on this
+    /// version; whoever has one already waits outside the queue, as in PostgreSQL.
+    Wait { xids: Vec<Xid>, queue: Option<(VersionId, LockMode)> },
 }
 
 /// The answer to the question whether a unique key is taken.
@@ -157,12 +158,6 @@ impl<R: Row> Store<R> {
         )
     }
 
-    /// The newest version of a row, whoever made it, unless it is ended.
-    pub(super) fn newest(&self, table: Table, key: &R::Key) -> Option<&R> {
-        let newest = self.chain(table, key)?.versions.last()?;
-        newest.ended.is_none().then_some(&newest.row)
-    }
-
     /// Asks for a lock on the row of which the claimant's snapshot shows `version`. `mode` may depend on the
     /// version that is met.
     pub(super) fn lock(
@@ -173,18 +168,22 @@ impl<R: Row> Store<R> {
         claim: LockClaim,
     ) -> Locked {
         let chain = self.chain(table, key).expect("a version that a snapshot shows is kept");
+        let queues = !chain.locks.iter().any(|(holder, _)| *holder == claim.xid);
         let mut index = chain.position(version);
         let seen_at = index;
         loop {
             let met = &chain.versions[index];
+            let moved = index != seen_at;
             let wanted = mode(&met.row);
+            let wait = |xids, queues: bool| Locked::Wait { xids, queue: queues.then_some((met.id, wanted)) };
             if let Some(end) = met.ended {
                 if end.by.xid == claim.xid {
                     return Locked::Gone;
                 }
-                if end.mode.conflicts_with(wanted) {
+                // Who has moved on looks for the version that lives, and waits for any change that is under way.
+                if moved || end.mode.conflicts_with(wanted) {
                     if self.is_active(end.by.xid) {
-                        return Locked::Wait(vec![end.by.xid]);
+                        return wait(vec![end.by.xid], queues && !moved);
                     }
                     match (claim.repeatable, end.deleted) {
                         (true, _) => return Locked::Stale,
@@ -200,10 +199,19 @@ impl<R: Row> Store<R> {
             }
             let holders = chain.holders_against(wanted, claim.xid, |xid| self.is_active(xid));
             if holders.is_empty() {
-                return Locked::Free { version: met.id, moved: index != seen_at };
+                return Locked::Free { version: met.id, moved };
             }
-            return Locked::Wait(holders);
+            return wait(holders, queues);
         }
+    }
+
+    /// Whether a committed change has ended this version. Its queue is then dissolved: all who waited go for the
+    /// next version.
+    pub(super) fn is_superseded(&self, table: Table, key: &R::Key, version: VersionId) -> bool {
+        self.chain(table, key).is_none_or(|chain| {
+            let found = chain.versions.iter().find(|v| v.id == version);
+            found.is_none_or(|v| v.ended.is_some_and(|end| !self.is_active(end.by.xid)))
+        })
     }
 
     /// A key-share lock is taken on an old version although there are newer ones, and so on these as well: one
@@ -219,7 +227,7 @@ impl<R: Row> Store<R> {
             version.ended.filter(|end| end.by.xid != claim.xid && end.mode.conflicts_with(wanted))
         })?;
         Some(match (self.is_active(end.by.xid), claim.repeatable) {
-            (true, _) => Locked::Wait(vec![end.by.xid]),
+            (true, _) => Locked::Wait { xids: vec![end.by.xid], queue: None },
             (false, true) => Locked::Stale,
             (false, false) => Locked::Gone,
         })
@@ -241,7 +249,8 @@ impl<R: Row> Store<R> {
         &chain.versions[chain.position(version)].row
     }
 
-    /// Ends the newest version of a row that [`Store::lock`] found free.
+    /// Ends the newest version of a row that [`Store::lock`] found free. If its transaction had locked it more
+    /// strongly than `mode`, the end counts as that strong; the next version starts without such a lock.
     pub(super) fn end_version(
         &mut self,
         table: Table,
@@ -251,6 +260,9 @@ impl<R: Row> Store<R> {
         deleted: bool,
     ) -> Undo<R> {
         let chain = self.chain_mut(table, key).expect("only a row that is there is changed");
+        let own = chain.locks.iter_mut().find(|(holder, _)| *holder == by.xid);
+        let held = own.map(|(_, held)| std::mem::replace(held, LockMode::KeyShare));
+        let mode = held.map_or(mode, |held| held.max(mode));
         let newest = chain.versions.last_mut().expect("a chain isn't empty");
         assert!(newest.ended.is_none(), "a version ends once: {key:?}");
         newest.ended = Some(EndOfVersion { by, mode, deleted });

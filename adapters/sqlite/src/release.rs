@@ -1,0 +1,85 @@
+//! What the end of a task means for its children: one less to wait for, or the end of them too.
+
+use rusqlite::{Connection, Statement};
+use steadfast_core::decide::{EdgeOutcome, edge};
+use steadfast_core::{Cause, State, TaskId};
+
+use crate::row::{first, on_failure, state, text};
+use crate::writer::Tx;
+
+/// A task that has just ended.
+pub(crate) struct Ended {
+    pub(crate) seq: i64,
+    pub(crate) id: TaskId,
+    /// In which state.
+    pub(crate) state: State,
+}
+
+pub(crate) struct Releases<'c> {
+    children: Statement<'c>,
+    satisfy: Statement<'c>,
+    fail: Statement<'c>,
+}
+
+impl<'c> Releases<'c> {
+    pub(crate) fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            children: conn.prepare("SELECT child, on_failure FROM edge WHERE parent = ?1")?,
+            satisfy: conn.prepare(
+                "UPDATE task SET parents_pending = parents_pending - 1, rev = rev + 1,
+                     state = CASE WHEN parents_pending > 1 THEN 0 WHEN due_at > ?2 THEN 1 ELSE 2 END
+                 WHERE seq = ?1 AND state = 0
+                 RETURNING state",
+            )?,
+            fail: conn.prepare(
+                "UPDATE task SET state = 5, rev = rev + 1, cause = ?2, error = ?3, finished_at = ?4
+                 WHERE seq = ?1 AND state = 0
+                 RETURNING id",
+            )?,
+        })
+    }
+
+    /// Releases the task's children, and the children of those that fail by it. Ends, because edges only lead from
+    /// older tasks to newer ones.
+    pub(crate) fn release(&mut self, tx: &mut Tx, ended: Ended) -> rusqlite::Result<()> {
+        let mut todo = vec![ended];
+        while let Some(parent) = todo.pop() {
+            for (child, on_failure) in self.children(parent.seq)? {
+                match edge(parent.state, on_failure).expect("the parent has ended") {
+                    EdgeOutcome::Satisfied => {
+                        let to = first(&mut self.satisfy, (child, tx.now.as_micros()), |row| state(row, 0))?;
+                        tx.hint.ready |= to == Some(State::Ready);
+                    }
+                    EdgeOutcome::Fails => {
+                        let error = blame(&parent.id, parent.state);
+                        let cause = Cause::DependencyFailed.as_str();
+                        let params = (child, cause, error, tx.now.as_micros());
+                        let id = first(&mut self.fail, params, |row| text(row, 0))?;
+                        // A child that isn't blocked has ended before, for some other reason.
+                        todo.extend(id.map(|id| Ended {
+                            seq: child,
+                            id: TaskId::trusted(id),
+                            state: State::Failed,
+                        }));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn children(
+        &mut self,
+        parent: i64,
+    ) -> rusqlite::Result<Vec<(i64, steadfast_core::task::OnParentFailure)>> {
+        self.children.query_and_then([parent], |row| Ok((row.get(0)?, on_failure(row, 1)?)))?.collect()
+    }
+}
+
+/// The error text of a task that fails because this parent ended like that.
+pub(crate) fn blame(parent: &TaskId, state: State) -> String {
+    match state {
+        State::Cancelled => format!("parent {parent} was cancelled"),
+        _ => format!("parent {parent} failed"),
+    }
+}

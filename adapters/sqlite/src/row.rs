@@ -1,0 +1,164 @@
+//! Rows as the core's types. A value that doesn't fit is an error of the whole call: the row isn't one of ours.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::Row;
+use rusqlite::types::{FromSqlError, ValueRef};
+use steadfast_core::step::Head;
+use steadfast_core::task::{Attempt, Backoff, Cause, OnParentFailure, Payload, State, Task};
+use steadfast_core::{Key, Kind, Queue, Slot, TaskId, Timestamp, WorkerId};
+
+/// A task as the guards of steps need to know it.
+pub(crate) struct Found {
+    pub(crate) seq: i64,
+    pub(crate) head: Head,
+    pub(crate) mark: u64,
+    pub(crate) digest: u64,
+    pub(crate) lease_expires_at: Option<i64>,
+}
+
+/// The columns that [`found`] reads.
+pub(crate) const FOUND: &str = "seq, state, rev, fence, cancel IS NOT NULL, mark, digest, lease_expires_at";
+
+pub(crate) fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
+    Ok(Found {
+        seq: row.get(0)?,
+        head: Head {
+            state: state(row, 1)?,
+            rev: unsigned(row, 2)?,
+            fence: unsigned(row, 3)?,
+            cancel_requested: row.get(4)?,
+        },
+        mark: unsigned(row, 5)?,
+        digest: unsigned(row, 6)?,
+        lease_expires_at: row.get(7)?,
+    })
+}
+
+/// The columns that [`task`] reads, for a `SELECT … FROM task`.
+pub(crate) const TASK: &str = "
+    id, kind, queue, state, cause, error, rev, attempt, attempts_max, rescues, rescues_max, fence, slot, key, priority,
+    coalesce(payload, (SELECT long.payload FROM long_payload AS long WHERE long.task = task.seq)), output,
+    submitted_at, due_at, claimed_at, entered_at, finished_at, lease_expires_at, worker,
+    timeout, backoff_min, backoff_max, cancel, parents_pending, digest, mark";
+
+pub(crate) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
+    Ok(Task {
+        id: TaskId::trusted(text(row, 0)?),
+        kind: Kind::trusted(text(row, 1)?),
+        queue: Queue::trusted(text(row, 2)?),
+        state: state(row, 3)?,
+        cause: optional(row, 4, cause)?,
+        error: row.get(5)?,
+        rev: unsigned(row, 6)?,
+        attempt: row.get(7)?,
+        attempts_max: row.get(8)?,
+        rescues: row.get(9)?,
+        rescues_max: row.get(10)?,
+        fence: unsigned(row, 11)?,
+        slot: optional(row, 12, text)?.map(Slot::trusted),
+        key: optional(row, 13, text)?.map(Key::trusted),
+        priority: row.get(14)?,
+        payload: bytes(row, 15)?,
+        output: optional(row, 16, bytes)?,
+        submitted_at: time(row, 17)?,
+        due_at: time(row, 18)?,
+        claimed_at: optional(row, 19, time)?,
+        entered_at: optional(row, 20, time)?,
+        finished_at: optional(row, 21, time)?,
+        lease_expires_at: optional(row, 22, time)?,
+        worker: optional(row, 23, text)?.map(WorkerId::trusted),
+        timeout: duration(row, 24)?,
+        backoff: Backoff { min: duration(row, 25)?, max: duration(row, 26)? },
+        cancel: row.get(27)?,
+        parents_pending: row.get(28)?,
+        digest: unsigned(row, 29)?,
+        mark: unsigned(row, 30)?,
+    })
+}
+
+/// The columns that [`attempt`] reads.
+pub(crate) const ATTEMPT: &str = "fence, attempt, worker, claimed_at, entered_at, ended_at, cause, error";
+
+pub(crate) fn attempt(row: &Row<'_>) -> rusqlite::Result<Attempt> {
+    Ok(Attempt {
+        fence: unsigned(row, 0)?,
+        attempt: row.get(1)?,
+        worker: WorkerId::trusted(text(row, 2)?),
+        claimed_at: time(row, 3)?,
+        entered_at: optional(row, 4, time)?,
+        ended_at: time(row, 5)?,
+        cause: cause(row, 6)?,
+        error: row.get(7)?,
+    })
+}
+
+/// What the statement's only row is read as, or `None` where it has none.
+pub(crate) fn first<T, P: rusqlite::Params>(
+    statement: &mut rusqlite::Statement<'_>,
+    params: P,
+    read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Option<T>> {
+    let mut rows = statement.query(params)?;
+    rows.next()?.map(read).transpose()
+}
+
+/// A column that may be NULL.
+pub(crate) fn optional<T>(
+    row: &Row<'_>,
+    column: usize,
+    read: impl FnOnce(&Row<'_>, usize) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Option<T>> {
+    match row.get_ref(column)? {
+        ValueRef::Null => Ok(None),
+        _ => read(row, column).map(Some),
+    }
+}
+
+pub(crate) fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<Arc<str>> {
+    let text = row.get_ref(column)?.as_str().map_err(|error| misfit(row, column, error))?;
+    Ok(text.into())
+}
+
+pub(crate) fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Payload> {
+    let bytes = row.get_ref(column)?.as_blob().map_err(|error| misfit(row, column, error))?;
+    Ok(bytes.into())
+}
+
+pub(crate) fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<State> {
+    let code = row.get(column)?;
+    State::from_code(code).ok_or_else(|| misfit(row, column, FromSqlError::OutOfRange(code)))
+}
+
+pub(crate) fn on_failure(row: &Row<'_>, column: usize) -> rusqlite::Result<OnParentFailure> {
+    word(row, column, OnParentFailure::from_word)
+}
+
+pub(crate) fn duration(row: &Row<'_>, column: usize) -> rusqlite::Result<Duration> {
+    unsigned(row, column).map(Duration::from_micros)
+}
+
+pub(crate) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+    row.get(column).map(Timestamp::from_micros)
+}
+
+/// Counters and hashes use all 64 bits; SQLite's integers have a sign.
+pub(crate) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get(column).map(i64::cast_unsigned)
+}
+
+fn cause(row: &Row<'_>, column: usize) -> rusqlite::Result<Cause> {
+    word(row, column, Cause::from_word)
+}
+
+fn word<T>(row: &Row<'_>, column: usize, read: fn(&str) -> Option<T>) -> rusqlite::Result<T> {
+    let text = row.get_ref(column)?.as_str().map_err(|error| misfit(row, column, error))?;
+    read(text)
+        .ok_or_else(|| misfit(row, column, FromSqlError::Other(format!("unknown word {text:?}").into())))
+}
+
+fn misfit(row: &Row<'_>, column: usize, error: FromSqlError) -> rusqlite::Error {
+    let kind = row.get_ref(column).map_or(rusqlite::types::Type::Null, |value| value.data_type());
+    rusqlite::Error::FromSqlConversionFailure(column, kind, error.into())
+}

@@ -1,0 +1,158 @@
+//! The tables, and how a file comes to have them: opened, checked, created or migrated.
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use steadfast_core::{Error, ErrorKind, StoreId};
+
+use crate::error::classed;
+use crate::{Options, Synchronous};
+
+/// How long a statement waits for a lock that another process holds, before the call fails with
+/// [`ErrorKind::Conflict`].
+pub(crate) const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How often it looks: short, because another process's commit takes well under a millisecond.
+const BUSY_POLL: Duration = Duration::from_millis(1);
+
+/// `Stfa`, in the file's header: says that the file is one of ours.
+const APPLICATION_ID: i32 = 0x5374_6661;
+
+/// Each brings the schema from its index to the next version. Only ever added to.
+const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
+
+/// The version that this program makes, and the newest that it opens.
+pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// Opens the connection that writes, creating or migrating the store, and says which store it is.
+pub(crate) fn open_writer(options: &Options) -> Result<(Connection, StoreId), Error> {
+    let doing = options.doing("open");
+    let mut conn = match &options.path {
+        Some(path) => open_file(path, &doing)?,
+        None => Connection::open_in_memory().map_err(|e| classed(&doing, &e))?,
+    };
+    configure(&mut conn, options).map_err(|e| classed(&doing, &e))?;
+    let journal = write_ahead(&conn).map_err(|e| classed(&doing, &e))?;
+    if options.path.is_some() && journal != "wal" {
+        let message = format!(
+            "could not {doing}: its journal stays in mode {journal:?}, not \"wal\"; is it on a network file system?"
+        );
+        return Err(Error::new(ErrorKind::Broken, message));
+    }
+    migrate(&mut conn, &doing)?;
+    // The newest pages of a busy store fit in 64 MiB. A limit on the log keeps a burst from holding disk for ever.
+    let tuning =
+        "PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;";
+    conn.execute_batch(tuning).map_err(|e| classed(&doing, &e))?;
+    if let Some(bytes) = options.bytes_max {
+        let page_bytes: u64 = conn
+            .query_row("PRAGMA page_size", [], |row| row.get::<_, u32>(0))
+            .map_err(|e| classed(&doing, &e))?
+            .into();
+        conn.query_row(&format!("PRAGMA max_page_count = {}", (bytes / page_bytes).max(1)), [], |_| Ok(()))
+            .map_err(|e| classed(&doing, &e))?;
+    }
+    let store = conn
+        .query_row("SELECT store FROM meta", [], |row| row.get::<_, String>(0))
+        .map_err(|e| classed(&doing, &e))?;
+    Ok((conn, StoreId::trusted(store)))
+}
+
+/// Opens one of the connections that read.
+pub(crate) fn open_reader(path: &Path, options: &Options) -> Result<Connection, Error> {
+    let doing = options.doing("open");
+    let mut conn = open_file(path, &doing)?;
+    configure(&mut conn, options)
+        .and_then(|()| conn.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192;"))
+        .map_err(|e| classed(&doing, &e))?;
+    Ok(conn)
+}
+
+fn open_file(path: &Path, doing: &str) -> Result<Connection, Error> {
+    let no = |kind, why: String| Err(Error::new(kind, format!("could not {doing}: {why}")));
+    if path.as_os_str().is_empty() {
+        return no(ErrorKind::Unavailable, "the path is empty; name a file".into());
+    }
+    if path.is_dir() {
+        return no(ErrorKind::Unavailable, "it is a directory; name a file in it".into());
+    }
+    // An absolute path, because SQLite takes `:memory:` and `file:…` for something else than names of files.
+    let path = match std::path::absolute(path) {
+        Ok(path) => path,
+        Err(error) => return no(ErrorKind::Unavailable, format!("the path can't be made absolute: {error}")),
+    };
+    if let Some(directory) = path.parent().filter(|directory| !directory.is_dir()) {
+        let why = format!("there is no directory {}; create it first", directory.display());
+        return no(ErrorKind::Unavailable, why);
+    }
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(&path, flags).map_err(|e| classed(doing, &e))?;
+    if conn.is_readonly("main").map_err(|e| classed(doing, &e))? {
+        let why = "it is read-only; make it and its directory writable for this user".into();
+        return no(ErrorKind::Unavailable, why);
+    }
+    Ok(conn)
+}
+
+fn configure(conn: &mut Connection, options: &Options) -> rusqlite::Result<()> {
+    conn.busy_handler(Some(|calls: i32| {
+        thread::sleep(BUSY_POLL);
+        BUSY_POLL * calls.unsigned_abs() < BUSY_WAIT_MAX
+    }))?;
+    let synchronous = match options.synchronous {
+        Synchronous::Full => "FULL",
+        Synchronous::Normal => "NORMAL",
+    };
+    conn.execute_batch(&format!("PRAGMA temp_store = MEMORY; PRAGMA synchronous = {synchronous};"))
+}
+
+/// Turns the write-ahead log on, and says which journal there is. Two processes that do so at the same time can get
+/// BUSY without having waited.
+fn write_ahead(conn: &Connection) -> rusqlite::Result<String> {
+    let attempts_max = BUSY_WAIT_MAX.as_millis() / BUSY_POLL.as_millis();
+    for _ in 1..attempts_max {
+        match conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)) {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                thread::sleep(BUSY_POLL)
+            }
+            other => return other,
+        }
+    }
+    conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+}
+
+/// Brings the schema up to date, with every other writer locked out.
+fn migrate(conn: &mut Connection, doing: &str) -> Result<(), Error> {
+    let tx = conn
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)
+        .map_err(|e| classed(doing, &e))?;
+    let number =
+        |sql: &str| tx.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(|e| classed(doing, &e));
+    let version = number("PRAGMA user_version")?;
+    let is_ours = number("PRAGMA application_id")? == i64::from(APPLICATION_ID);
+    let is_empty = number("SELECT count(*) FROM sqlite_schema")? == 0;
+    if !is_ours && !is_empty {
+        let message =
+            format!("could not {doing}: it is an SQLite database of another program; choose another path");
+        return Err(Error::new(ErrorKind::Broken, message));
+    }
+    let version = if is_empty { 0 } else { version };
+    let Some(missing) = usize::try_from(version).ok().and_then(|version| MIGRATIONS.get(version..)) else {
+        let message = format!(
+            "could not {doing}: its schema has version {version}, and this program knows those up to {VERSION}; \
+             run the newer program that made it"
+        );
+        return Err(Error::new(ErrorKind::Broken, message));
+    };
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for migration in missing {
+        tx.execute_batch(migration).map_err(|e| classed(doing, &e))?;
+    }
+    tx.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"))
+        .and_then(|()| tx.commit())
+        .map_err(|e| classed(doing, &e))
+}
