@@ -226,12 +226,17 @@ impl<R: Row> Writer<'_, R> {
         loop {
             self.enter(entering)?;
             let Some((key, seen)) = targets.peek() else { return Ok(()) };
+            let seen_row = self.store.row(rows.table, key, *seen);
+            let mut new = change(seen_row);
+            check(&new)?;
             let mode = |row: &R| update_mode(row, &change(row));
-            check(&change(self.store.row(rows.table, key, *seen)))?;
             let locked = self.store.lock((rows.table, key), *seen, mode, self.claim());
             if let Some((version, moved)) = settle(locked, rows.table, key)? {
                 let row = self.store.row(rows.table, key, version);
-                let (new, matches) = (change(row), !moved || rows.matches(row));
+                if moved {
+                    new = change(row);
+                }
+                let matches = !moved || rows.matches(row);
                 let mode = update_mode(row, &new);
                 let kept = |unique: &R::Unique| row.uniques().any(|held| held == *unique);
                 let uniques: Vec<R::Unique> = new.uniques().filter(|unique| !kept(unique)).collect();
@@ -388,8 +393,10 @@ fn settle<R: Row>(locked: Locked, table: Table, key: &R::Key) -> Result<Option<(
 
 /// An update that leaves the keys of all whole unique indexes alone lets key-share locks be.
 fn update_mode<R: Row>(old: &R, new: &R) -> LockMode {
-    let whole = |row: &R| row.uniques().filter(|unique| !R::is_partial(unique)).collect::<Vec<_>>();
-    if whole(old) == whole(new) { LockMode::NoKeyUpdate } else { LockMode::Update }
+    fn whole<R: Row>(row: &R) -> impl Iterator<Item = R::Unique> {
+        row.uniques().filter(|unique| !R::is_partial(unique))
+    }
+    if whole(old).eq(whole(new)) { LockMode::NoKeyUpdate } else { LockMode::Update }
 }
 
 fn check<R: Row>(row: &R) -> Result<(), Stop<R>> {
