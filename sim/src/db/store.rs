@@ -132,12 +132,12 @@ impl<R: Row> Store<R> {
     /// What a reader sees of these rows, in the order of their keys.
     pub(super) fn visible<'a>(&'a self, rows: &'a Rows<R>, view: View<'_>) -> Vec<&'a Version<R>> {
         let Some(table) = self.tables.get(usize::from(rows.table.0)) else { return Vec::new() };
-        let seen = |chain: &'a Chain<R>| chain.versions.iter().rev().find(|version| version.is_seen_by(view));
+        let seen = |chain: &'a Chain<R>| chain.seen_by(view);
         let matching = |version: &&'a Version<R>| rows.matches(&version.row);
         match &rows.keys {
-            None => table.values().filter_map(seen).filter(matching).collect(),
+            None => table.values().flat_map(seen).filter(matching).collect(),
             Some(keys) => {
-                keys.iter().filter_map(|key| table.get(key)).filter_map(seen).filter(matching).collect()
+                keys.iter().filter_map(|key| table.get(key)).flat_map(seen).filter(matching).collect()
             }
         }
     }
@@ -171,6 +171,9 @@ impl<R: Row> Store<R> {
         let queues = !chain.locks.iter().any(|(holder, _)| *holder == claim.xid);
         let mut index = chain.position(version);
         let seen_at = index;
+        if chain.locks.is_empty() && chain.versions[index].ended.is_none() {
+            return Locked::Free { version, moved: false };
+        }
         loop {
             let met = &chain.versions[index];
             let moved = index != seen_at;
@@ -423,6 +426,18 @@ impl<R> Version<R> {
 impl<R> Chain<R> {
     fn empty() -> Self {
         Self { versions: Vec::new(), locks: Vec::new() }
+    }
+
+    /// What a reader sees: one version, or none. Or two: its snapshot still shows a row that another transaction
+    /// has deleted since, and its own transaction has inserted the key anew.
+    fn seen_by(&self, view: View<'_>) -> impl Iterator<Item = &Version<R>> {
+        let newest = self.versions.iter().rev().find(|version| version.is_seen_by(view));
+        let own = newest.filter(|version| Some(version.made.xid) == view.xid);
+        let older = own.and_then(|own| {
+            let before = self.versions.iter().take_while(|version| version.id != own.id);
+            before.into_iter().find(|version| version.is_seen_by(view))
+        });
+        older.into_iter().chain(newest)
     }
 
     fn position(&self, version: VersionId) -> usize {

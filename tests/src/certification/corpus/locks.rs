@@ -133,6 +133,21 @@ fn snapshots() -> Vec<Program> {
             &["s2: 1|0|1|-", "no s2: 1|0|2|-"],
         ),
         postgres(
+            "key twice",
+            "a REPEATABLE READ transaction sees a key twice: deleted after its snapshot, and inserted by itself",
+            &one(),
+            vec![
+                (2, RR),
+                (2, read(ids(T, &[2]))),
+                (1, Act::Run(Do::Delete(ids(T, &[1])))),
+                (2, insert(row(T, 1, RUNNING, 5))),
+                (2, read(ids(T, &[1]))),
+                (2, lock(ids(T, &[1]), LockMode::Share)),
+                (2, Act::Rollback),
+            ],
+            &["s2: 1|0|0|- 1|1|5|-", "s2: error 40001"],
+        ),
+        postgres(
             "C5",
             "insert on conflict do nothing, else select, in one statement: neither inserts nor finds the row",
             &one(),
