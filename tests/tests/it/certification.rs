@@ -81,7 +81,7 @@ fn random_programs_agree_with_sqlite() {
     tally.report(count);
 }
 
-/// The first seed and the number of programs: `STEADFAST_PROGRAMS=1000` or `STEADFAST_PROGRAMS=500..1500`.
+/// The first seed, which is the program's name, and the number of programs: `STEADFAST_PROGRAMS=1000` or `STEADFAST_PROGRAMS=500..1500`.
 fn programs(default: u64) -> (u64, u64) {
     let Ok(wanted) = env::var("STEADFAST_PROGRAMS") else { return (0, default) };
     let number = |text: &str| text.parse::<u64>().expect("STEADFAST_PROGRAMS is a number or a range of two");
@@ -156,6 +156,9 @@ impl Tally {
             victims * 100 <= usize::try_from(programs).expect("a count of programs") * 2,
             "too many victims"
         );
-        assert!(differ.is_empty(), "programs that differ: {differ:?} of {programs}");
+        assert!(
+            differ.is_empty(),
+            "programs that differ: {differ:?} of {programs}; play one with STEADFAST_PROGRAMS=7..8"
+        );
     }
 }
