@@ -5,7 +5,7 @@
 
 use std::io;
 
-use steadfast_sim::db::{Begin, Db, Ended, ErrorClass, Mode, Progress, SessionId};
+use steadfast_sim::db::{Begin, Db, Ended, ErrorClass, Mode, Progress, Rows, Select, SessionId};
 
 use super::language::{Act, Q, Record, Store, T};
 use super::stage::{Observation, SESSIONS, Stage};
@@ -61,12 +61,6 @@ impl KernelStage {
         Self { mode, db: Db::new(mode), sessions: Vec::new(), rows: Vec::new(), played: Vec::new() }
     }
 
-    /// How many row versions the kernel keeps.
-    #[must_use]
-    pub fn version_count(&self) -> usize {
-        self.db.version_count()
-    }
-
     fn act(&mut self, session: usize, act: &Act) -> Option<String> {
         let id = self.sessions[session].id;
         let progress = match act {
@@ -105,8 +99,8 @@ impl KernelStage {
             Act::RollbackTo => return Some(found(self.db.rollback_to(id, "a"), "ROLLBACK")),
             Act::Release => return Some(found(self.db.release(id, "a"), "RELEASE")),
             Act::OpenCursor(table) => {
-                let all = steadfast_sim::db::Rows::all(*table);
-                self.db.open_cursor(id, steadfast_sim::db::Select::new(all));
+                let all = Rows::all(*table);
+                self.db.open_cursor(id, Select::new(all));
                 return Some("OPEN".to_owned());
             }
             Act::CloseCursors => {
