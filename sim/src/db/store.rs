@@ -196,8 +196,17 @@ impl<R: Row> Store<R> {
                     index += 1;
                     continue;
                 }
-                if let Some(refusal) = self.refusal_further_on(chain, index + 1, wanted, claim) {
-                    return refusal;
+                // A key-share lock is taken on an old version although there are newer ones, and so on these as
+                // well: one of them may have ended in a way that forbids it.
+                let further_on = chain.conflict_from(index + 1, wanted, claim.xid);
+                match further_on.map(|end| (self.is_active(end.by.xid), claim.repeatable, end)) {
+                    None => {}
+                    Some((true, _, end)) => return wait(vec![end.by.xid], false),
+                    Some((false, true, _)) => return Locked::Stale,
+                    Some((false, false, _)) => {
+                        index += 1;
+                        continue;
+                    }
                 }
             }
             let holders = chain.holders_against(wanted, claim.xid, |xid| self.is_active(xid));
@@ -214,25 +223,6 @@ impl<R: Row> Store<R> {
         self.chain(table, key).is_none_or(|chain| {
             let found = chain.versions.iter().find(|v| v.id == version);
             found.is_none_or(|v| v.ended.is_some_and(|end| !self.is_active(end.by.xid)))
-        })
-    }
-
-    /// A key-share lock is taken on an old version although there are newer ones, and so on these as well: one
-    /// of them may have been deleted, or be about to be.
-    fn refusal_further_on(
-        &self,
-        chain: &Chain<R>,
-        from: usize,
-        wanted: LockMode,
-        claim: LockClaim,
-    ) -> Option<Locked> {
-        let end = chain.versions[from..].iter().find_map(|version| {
-            version.ended.filter(|end| end.by.xid != claim.xid && end.mode.conflicts_with(wanted))
-        })?;
-        Some(match (self.is_active(end.by.xid), claim.repeatable) {
-            (true, _) => Locked::Wait { xids: vec![end.by.xid], queue: None },
-            (false, true) => Locked::Stale,
-            (false, false) => Locked::Gone,
         })
     }
 
@@ -442,6 +432,12 @@ impl<R> Chain<R> {
 
     fn position(&self, version: VersionId) -> usize {
         self.versions.iter().position(|v| v.id == version).expect("a version that a snapshot shows is kept")
+    }
+
+    /// The first end of these versions, by another transaction, that conflicts with a lock.
+    fn conflict_from(&self, from: usize, wanted: LockMode, xid: Xid) -> Option<EndOfVersion> {
+        let ends = self.versions[from..].iter().filter_map(|version| version.ended);
+        ends.into_iter().find(|end| end.by.xid != xid && end.mode.conflicts_with(wanted))
     }
 
     fn holders_against(&self, wanted: LockMode, xid: Xid, is_active: impl Fn(Xid) -> bool) -> Vec<Xid> {

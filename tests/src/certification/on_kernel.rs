@@ -156,11 +156,16 @@ impl KernelStage {
     /// Looks for an order of those who could go on in the last step that shows what was `seen`, and leaves the
     /// stage in the state to which it leads. Without one, the state is of no use any more.
     pub fn explain(&mut self, seen: &Observation) -> bool {
+        self.find_order(|shown| shown == seen)
+    }
+
+    /// Looks for an order in which the last step shows something that is wanted; see [`KernelStage::explain`].
+    pub fn find_order(&mut self, wanted: impl Fn(&Observation) -> bool) -> bool {
         let mut untried = vec![Vec::new()];
         for _ in 0..ORDERS_MAX {
             let Some(given) = untried.pop() else { return false };
             let (shown, among) = self.replay_with(&given);
-            if shown == *seen {
+            if wanted(&shown) {
                 self.played.last_mut().expect("a step was played").2 = given;
                 return true;
             }
