@@ -194,7 +194,7 @@ impl<R: Row> Writer<'_, R> {
         while self.answer.len() < select.limit {
             let Some((key, seen)) = targets.peek() else { break };
             let (version, moved) = match self.store.lock((table, key), *seen, |_| mode, self.claim()) {
-                Locked::Wait { .. } if select.skip_locked => {
+                Locked::Wait { skippable: true, .. } if select.skip_locked => {
                     targets.next();
                     continue;
                 }
@@ -399,7 +399,7 @@ fn settle<R: Row>(locked: Locked, table: Table, key: &R::Key) -> Result<Option<(
         Locked::Free { version, moved } => Ok(Some((version, moved))),
         Locked::Gone => Ok(None),
         Locked::Stale => Err(Stop::Failed(ErrorClass::SerializationFailure)),
-        Locked::Wait { xids, queue } => {
+        Locked::Wait { xids, queue, skippable: _ } => {
             let place = queue.map(|(version, mode)| Place { table, key: key.clone(), version, mode });
             Err(Stop::Waits { xids, place })
         }

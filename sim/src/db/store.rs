@@ -56,7 +56,8 @@ pub(super) enum Locked {
     Stale,
     /// These transactions stand in the way. Whoever has no lock on the row yet also queues, for this lock on this
     /// version; whoever has one already waits outside the queue, as in PostgreSQL.
-    Wait { xids: Vec<Xid>, queue: Option<(VersionId, LockMode)> },
+    /// What stands in the way on versions after the one that is to be locked is waited for even under SKIP LOCKED.
+    Wait { xids: Vec<Xid>, queue: Option<(VersionId, LockMode)>, skippable: bool },
 }
 
 /// The answer to the question whether a unique key is taken.
@@ -178,7 +179,10 @@ impl<R: Row> Store<R> {
             let met = &chain.versions[index];
             let moved = index != seen_at;
             let wanted = mode(&met.row);
-            let wait = |xids, queues: bool| Locked::Wait { xids, queue: queues.then_some((met.id, wanted)) };
+            let wait = |xids, queues: bool, skippable| {
+                let queue = queues.then_some((met.id, wanted));
+                Locked::Wait { xids, queue, skippable }
+            };
             if let Some(end) = met.ended {
                 if end.by.xid == claim.xid {
                     return Locked::Gone;
@@ -186,7 +190,7 @@ impl<R: Row> Store<R> {
                 // Who has moved on looks for the version that lives, and waits for any change that is under way.
                 if moved || end.mode.conflicts_with(wanted) {
                     if self.is_active(end.by.xid) {
-                        return wait(vec![end.by.xid], queues && !moved);
+                        return wait(vec![end.by.xid], queues && !moved, true);
                     }
                     match (claim.repeatable, end.deleted) {
                         (true, _) => return Locked::Stale,
@@ -201,7 +205,7 @@ impl<R: Row> Store<R> {
                 let further_on = chain.conflict_from(index + 1, wanted, claim.xid);
                 match further_on.map(|end| (self.is_active(end.by.xid), claim.repeatable, end)) {
                     None => {}
-                    Some((true, _, end)) => return wait(vec![end.by.xid], false),
+                    Some((true, _, end)) => return wait(vec![end.by.xid], false, false),
                     Some((false, true, _)) => return Locked::Stale,
                     Some((false, false, _)) => {
                         index += 1;
@@ -213,7 +217,7 @@ impl<R: Row> Store<R> {
             if holders.is_empty() {
                 return Locked::Free { version: met.id, moved };
             }
-            return wait(holders, queues);
+            return wait(holders, queues, met.ended.is_none());
         }
     }
 

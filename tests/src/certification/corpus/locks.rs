@@ -25,6 +25,7 @@ fn take() -> Act {
 
 pub(super) fn programs() -> Vec<Program> {
     let mut programs = queues();
+    programs.extend(versions());
     programs.extend(deadlocks());
     programs.extend(snapshots());
     programs.extend(primary_keys());
@@ -42,21 +43,6 @@ fn queues() -> Vec<Program> {
             &one(),
             vec![(1, RC), (1, take()), (2, take()), (3, take()), (0, take()), (1, Act::Rollback)],
             &["blocked: s0 s2 s3", "s2: 1|1|1|-", "s3: no rows", "s0: no rows", "t 1|1|1|-"],
-        ),
-        postgres(
-            "update of the locked",
-            "a key-share lock waits for a change of a row that was locked for update, and gets the newest version",
-            &one(),
-            vec![
-                (1, RC),
-                (1, update(ids(T, &[1]), add(1))),
-                (1, lock(ids(T, &[1]), LockMode::Update)),
-                (1, update(ids(T, &[1]), add(1))),
-                (2, lock(ids(T, &[1]), LockMode::KeyShare)),
-                (3, lock(ids(T, &[2]), LockMode::KeyShare)),
-                (1, Act::Commit),
-            ],
-            &["blocked: s2", "s2: 1|0|2|-", "s3: 2|0|0|-"],
         ),
         postgres(
             "re-check",
@@ -92,6 +78,52 @@ fn queues() -> Vec<Program> {
                 (2, Act::Commit),
             ],
             &["blocked: s0 s3", "s3: 1|0|0|-", "s0: 1|0|0|-"],
+        ),
+    ]
+}
+
+fn versions() -> Vec<Program> {
+    vec![
+        postgres(
+            "update of the locked",
+            "a key-share lock waits for a change of a row that was locked for update, and gets the newest version",
+            &one(),
+            vec![
+                (1, RC),
+                (1, update(ids(T, &[1]), add(1))),
+                (1, lock(ids(T, &[1]), LockMode::Update)),
+                (1, update(ids(T, &[1]), add(1))),
+                (2, lock(ids(T, &[1]), LockMode::KeyShare)),
+                (3, lock(ids(T, &[2]), LockMode::KeyShare)),
+                (1, Act::Commit),
+            ],
+            &["blocked: s2", "s2: 1|0|2|-", "s3: 2|0|0|-"],
+        ),
+        postgres(
+            "skip that waits",
+            "for key share skip locked waits all the same for a lock on a version that it doesn't see yet",
+            &one(),
+            vec![
+                (1, RC),
+                (1, update(ids(T, &[1]), add(1))),
+                (
+                    2,
+                    Act::Run(Do::Select(Pick {
+                        lock: Some((LockMode::KeyShare, true)),
+                        ..pick(ids(T, &[1]))
+                    })),
+                ),
+                (1, lock(ids(T, &[1]), LockMode::Update)),
+                (
+                    2,
+                    Act::Run(Do::Select(Pick {
+                        lock: Some((LockMode::KeyShare, true)),
+                        ..pick(ids(T, &[1]))
+                    })),
+                ),
+                (1, Act::Commit),
+            ],
+            &["s2: 1|0|0|-", "blocked: s2"],
         ),
     ]
 }
