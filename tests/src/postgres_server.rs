@@ -83,11 +83,24 @@ impl PostgresServer {
         Err(last)
     }
 
+    /// A server of its own for one test. Without PostgreSQL it says which `test` is skipped and returns `None`.
+    ///
+    /// # Panics
+    /// If PostgreSQL isn't installed and `STEADFAST_REQUIRE_POSTGRES=1`, or if it doesn't start.
+    #[must_use]
+    pub fn start_or_skip(test: &str, options: Options<'_>) -> Option<Self> {
+        let server = Self::start(options).expect("an installed PostgreSQL starts");
+        if server.is_none() {
+            skip(test);
+        }
+        server
+    }
+
     /// The server that the tests of one process share, started with the first call: no fsync. Without PostgreSQL
     /// it says which `test` is skipped and returns `None`.
     ///
     /// # Panics
-    /// If PostgreSQL isn't installed and `STEADFAST_REQUIRE_POSTGRES=1`, or if it doesn't start.
+    /// As [`PostgresServer::start_or_skip`].
     pub fn shared(test: &str) -> Option<&'static Self> {
         static SHARED: OnceLock<Option<PostgresServer>> = OnceLock::new();
         let server = SHARED.get_or_init(|| {
@@ -95,12 +108,7 @@ impl PostgresServer {
             Self::start(options).expect("an installed PostgreSQL starts")
         });
         if server.is_none() {
-            let required = env::var("STEADFAST_REQUIRE_POSTGRES").is_ok_and(|value| value == "1");
-            assert!(
-                !required,
-                "{test} needs PostgreSQL, and none is installed (STEADFAST_REQUIRE_POSTGRES=1)"
-            );
-            eprintln!("skipped: {test} (PostgreSQL isn't installed)");
+            skip(test);
         }
         server.as_ref()
     }
@@ -179,6 +187,12 @@ impl Drop for PostgresServer {
         // Nothing can be done about a failure here, and the undertaker works on without us.
         let _ = self.undertaker.wait();
     }
+}
+
+fn skip(test: &str) {
+    let required = env::var("STEADFAST_REQUIRE_POSTGRES").is_ok_and(|value| value == "1");
+    assert!(!required, "{test} needs PostgreSQL, and none is installed (STEADFAST_REQUIRE_POSTGRES=1)");
+    eprintln!("skipped: {test} (PostgreSQL isn't installed)");
 }
 
 /// The newest installation in the place where Debian puts them, or else the one in `PATH`.

@@ -66,7 +66,8 @@ enum Part<R: Row> {
     Lock { select: Select<R>, mode: LockMode, targets: Targets<R> },
     Update { rows: Rows<R>, change: Change<R>, targets: Targets<R>, entering: Option<Entering<R>> },
     Delete { rows: Rows<R>, targets: Targets<R> },
-    Insert { rows: VecDeque<R>, on_conflict: OnConflict, entering: Option<Entering<R>> },
+    Insert { rows: VecDeque<R>, entering: Option<Entering<R>> },
+    InsertOrNothing { rows: VecDeque<R>, probed: usize },
 }
 
 /// The rows that a part found in its snapshot; the first is the one it is at. Found when the part first runs.
@@ -133,8 +134,8 @@ impl<R: Row> Running<R> {
                 writer.update(rows, change, targets, entering)
             }
             Part::Delete { rows, targets } => writer.delete(rows, targets),
-            Part::Insert { rows, on_conflict: OnConflict::Fail, entering } => writer.insert(rows, entering),
-            Part::Insert { rows, on_conflict: OnConflict::Nothing, .. } => writer.insert_or_nothing(rows),
+            Part::Insert { rows, entering } => writer.insert(rows, entering),
+            Part::InsertOrNothing { rows, probed } => writer.insert_or_nothing(rows, probed),
         }
     }
 }
@@ -148,7 +149,10 @@ impl<R: Row> Part<R> {
             },
             Body::Update { rows, change } => Self::Update { rows, change, targets: None, entering: None },
             Body::Delete { rows } => Self::Delete { rows, targets: None },
-            Body::Insert { rows, on_conflict } => Self::Insert { rows, on_conflict, entering: None },
+            Body::Insert { rows, on_conflict: OnConflict::Fail } => Self::Insert { rows, entering: None },
+            Body::Insert { rows, on_conflict: OnConflict::Nothing } => {
+                Self::InsertOrNothing { rows, probed: 0 }
+            }
         }
     }
 }
@@ -190,7 +194,7 @@ impl<R: Row> Writer<'_, R> {
         while self.answer.len() < select.limit {
             let Some((key, seen)) = targets.peek() else { break };
             let (version, moved) = match self.store.lock((table, key), *seen, |_| mode, self.claim()) {
-                Locked::Wait { .. } if select.skip_locked => {
+                Locked::Wait { skippable: true, .. } if select.skip_locked => {
                     targets.next();
                     continue;
                 }
@@ -226,12 +230,17 @@ impl<R: Row> Writer<'_, R> {
         loop {
             self.enter(entering)?;
             let Some((key, seen)) = targets.peek() else { return Ok(()) };
+            let seen_row = self.store.row(rows.table, key, *seen);
+            let mut new = change(seen_row);
+            check(&new)?;
             let mode = |row: &R| update_mode(row, &change(row));
-            check(&change(self.store.row(rows.table, key, *seen)))?;
             let locked = self.store.lock((rows.table, key), *seen, mode, self.claim());
             if let Some((version, moved)) = settle(locked, rows.table, key)? {
                 let row = self.store.row(rows.table, key, version);
-                let (new, matches) = (change(row), !moved || rows.matches(row));
+                if moved {
+                    new = change(row);
+                }
+                let matches = !moved || rows.matches(row);
                 let mode = update_mode(row, &new);
                 let kept = |unique: &R::Unique| row.uniques().any(|held| held == *unique);
                 let uniques: Vec<R::Unique> = new.uniques().filter(|unique| !kept(unique)).collect();
@@ -293,23 +302,25 @@ impl<R: Row> Writer<'_, R> {
         }
     }
 
-    fn insert_or_nothing(&mut self, rows: &mut VecDeque<R>) -> Result<(), Stop<R>> {
+    /// `probed` is how many indexes had no conflict when the statement had to wait for the next one. After the
+    /// wait it goes on there, and only when it inserts does it look at all of them again.
+    fn insert_or_nothing(&mut self, rows: &mut VecDeque<R>, probed: &mut usize) -> Result<(), Stop<R>> {
         while let Some(row) = rows.front() {
             check(row)?;
-            let by_key =
-                std::iter::once_with(|| self.store.probe_key(row.table(), &row.key(), self.stamp.xid));
-            let by_unique = row.uniques().map(|u| self.store.probe_unique(&u, None, self.stamp.xid));
-            let in_the_way = by_key.chain(by_unique).find(|probe| !matches!(probe, Probe::Free));
-            match in_the_way {
-                Some(Probe::InFlight(xid)) => return Err(Stop::Waits { xids: vec![xid], place: None }),
-                Some(Probe::Taken { made }) => {
+            let conflict = self.conflict(row, *probed).or_else(|| self.conflict(row, 0));
+            match conflict {
+                Some((index, Probe::InFlight(xid))) => {
+                    *probed = index;
+                    return Err(Stop::Waits { xids: vec![xid], place: None });
+                }
+                Some((_, Probe::Taken { made })) => {
                     let hidden = made.xid != self.stamp.xid && !self.snapshot.had_committed(made.xid);
                     if self.repeatable && hidden {
                         return Err(Stop::Failed(ErrorClass::SerializationFailure));
                     }
                     rows.pop_front();
                 }
-                Some(Probe::Free) | None => {
+                Some((_, Probe::Free)) | None => {
                     let row = rows.pop_front().expect("looked at above");
                     for unique in row.uniques() {
                         self.store.enter(unique, row.table(), &row.key());
@@ -318,8 +329,17 @@ impl<R: Row> Writer<'_, R> {
                     self.changed(row);
                 }
             }
+            *probed = 0;
         }
         Ok(())
+    }
+
+    /// The first index from `first` on in which a key of the row isn't free. Index 0 is the primary key's.
+    fn conflict(&self, row: &R, first: usize) -> Option<(usize, Probe)> {
+        let by_key = std::iter::once_with(|| self.store.probe_key(row.table(), &row.key(), self.stamp.xid));
+        let by_unique = row.uniques().map(|u| self.store.probe_unique(&u, None, self.stamp.xid));
+        let mut probes = by_key.chain(by_unique).enumerate().skip(first);
+        probes.find(|(_, probe)| !matches!(probe, Probe::Free))
     }
 
     /// Enters the unique keys of a version that has been written, as far as nobody else may have them.
@@ -379,7 +399,7 @@ fn settle<R: Row>(locked: Locked, table: Table, key: &R::Key) -> Result<Option<(
         Locked::Free { version, moved } => Ok(Some((version, moved))),
         Locked::Gone => Ok(None),
         Locked::Stale => Err(Stop::Failed(ErrorClass::SerializationFailure)),
-        Locked::Wait { xids, queue } => {
+        Locked::Wait { xids, queue, skippable: _ } => {
             let place = queue.map(|(version, mode)| Place { table, key: key.clone(), version, mode });
             Err(Stop::Waits { xids, place })
         }
@@ -388,8 +408,10 @@ fn settle<R: Row>(locked: Locked, table: Table, key: &R::Key) -> Result<Option<(
 
 /// An update that leaves the keys of all whole unique indexes alone lets key-share locks be.
 fn update_mode<R: Row>(old: &R, new: &R) -> LockMode {
-    let whole = |row: &R| row.uniques().filter(|unique| !R::is_partial(unique)).collect::<Vec<_>>();
-    if whole(old) == whole(new) { LockMode::NoKeyUpdate } else { LockMode::Update }
+    fn whole<R: Row>(row: &R) -> impl Iterator<Item = R::Unique> {
+        row.uniques().filter(|unique| !R::is_partial(unique))
+    }
+    if whole(old).eq(whole(new)) { LockMode::NoKeyUpdate } else { LockMode::Update }
 }
 
 fn check<R: Row>(row: &R) -> Result<(), Stop<R>> {
@@ -403,7 +425,7 @@ impl<R: Row> std::fmt::Debug for Running<R> {
             Part::Lock { .. } => "select for",
             Part::Update { .. } => "update",
             Part::Delete { .. } => "delete",
-            Part::Insert { .. } => "insert",
+            Part::Insert { .. } | Part::InsertOrNothing { .. } => "insert",
         };
         f.debug_struct("Running").field("part", &part).finish_non_exhaustive()
     }

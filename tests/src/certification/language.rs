@@ -250,12 +250,6 @@ impl Do {
             }),
         }
     }
-
-    /// Whether it neither writes nor locks.
-    #[must_use]
-    pub fn only_reads(&self) -> bool {
-        matches!(self, Do::Select(Pick { lock: None, .. }))
-    }
 }
 
 impl Where {

@@ -5,10 +5,10 @@
 //! fixed programs are the known facts about databases, each of which documents itself; random programs look for
 //! the unknown ones. Only the races that PostgreSQL itself leaves open may differ, and they are counted.
 
+pub mod language;
+pub mod stage;
 pub mod corpus;
 pub mod generator;
-pub mod language;
 pub mod on_kernel;
 pub mod on_postgres;
 pub mod on_sqlite;
-pub mod stage;

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use steadfast_sim::db::{Begin, Db, Ended, ErrorClass, Mode, Progress, SessionId};
+use steadfast_sim::db::{Begin, Db, Ended, ErrorClass, Mode, Progress, Rows, Select, SessionId};
 
 use super::language::{Act, Q, Record, Store, T};
 use super::stage::{Observation, SESSIONS, Stage};
@@ -61,12 +61,6 @@ impl KernelStage {
         Self { mode, db: Db::new(mode), sessions: Vec::new(), rows: Vec::new(), played: Vec::new() }
     }
 
-    /// How many row versions the kernel keeps.
-    #[must_use]
-    pub fn version_count(&self) -> usize {
-        self.db.version_count()
-    }
-
     fn act(&mut self, session: usize, act: &Act) -> Option<String> {
         let id = self.sessions[session].id;
         let progress = match act {
@@ -105,8 +99,8 @@ impl KernelStage {
             Act::RollbackTo => return Some(found(self.db.rollback_to(id, "a"), "ROLLBACK")),
             Act::Release => return Some(found(self.db.release(id, "a"), "RELEASE")),
             Act::OpenCursor(table) => {
-                let all = steadfast_sim::db::Rows::all(*table);
-                self.db.open_cursor(id, steadfast_sim::db::Select::new(all));
+                let all = Rows::all(*table);
+                self.db.open_cursor(id, Select::new(all));
                 return Some("OPEN".to_owned());
             }
             Act::CloseCursors => {
@@ -162,11 +156,16 @@ impl KernelStage {
     /// Looks for an order of those who could go on in the last step that shows what was `seen`, and leaves the
     /// stage in the state to which it leads. Without one, the state is of no use any more.
     pub fn explain(&mut self, seen: &Observation) -> bool {
+        self.find_order(|shown| shown == seen)
+    }
+
+    /// Looks for an order in which the last step shows something that is wanted; see [`KernelStage::explain`].
+    pub fn find_order(&mut self, wanted: impl Fn(&Observation) -> bool) -> bool {
         let mut untried = vec![Vec::new()];
         for _ in 0..ORDERS_MAX {
             let Some(given) = untried.pop() else { return false };
             let (shown, among) = self.replay_with(&given);
-            if shown == *seen {
+            if wanted(&shown) {
                 self.played.last_mut().expect("a step was played").2 = given;
                 return true;
             }

@@ -2,3 +2,4 @@
 
 mod certification;
 mod conformance;
+mod postgres_server;

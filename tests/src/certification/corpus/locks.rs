@@ -25,6 +25,7 @@ fn take() -> Act {
 
 pub(super) fn programs() -> Vec<Program> {
     let mut programs = queues();
+    programs.extend(versions());
     programs.extend(deadlocks());
     programs.extend(snapshots());
     programs.extend(primary_keys());
@@ -81,6 +82,52 @@ fn queues() -> Vec<Program> {
     ]
 }
 
+fn versions() -> Vec<Program> {
+    vec![
+        postgres(
+            "update of the locked",
+            "a key-share lock waits for a change of a row that was locked for update, and gets the newest version",
+            &one(),
+            vec![
+                (1, RC),
+                (1, update(ids(T, &[1]), add(1))),
+                (1, lock(ids(T, &[1]), LockMode::Update)),
+                (1, update(ids(T, &[1]), add(1))),
+                (2, lock(ids(T, &[1]), LockMode::KeyShare)),
+                (3, lock(ids(T, &[2]), LockMode::KeyShare)),
+                (1, Act::Commit),
+            ],
+            &["blocked: s2", "s2: 1|0|2|-", "s3: 2|0|0|-"],
+        ),
+        postgres(
+            "skip that waits",
+            "for key share skip locked waits all the same for a lock on a version that it doesn't see yet",
+            &one(),
+            vec![
+                (1, RC),
+                (1, update(ids(T, &[1]), add(1))),
+                (
+                    2,
+                    Act::Run(Do::Select(Pick {
+                        lock: Some((LockMode::KeyShare, true)),
+                        ..pick(ids(T, &[1]))
+                    })),
+                ),
+                (1, lock(ids(T, &[1]), LockMode::Update)),
+                (
+                    2,
+                    Act::Run(Do::Select(Pick {
+                        lock: Some((LockMode::KeyShare, true)),
+                        ..pick(ids(T, &[1]))
+                    })),
+                ),
+                (1, Act::Commit),
+            ],
+            &["s2: 1|0|0|-", "blocked: s2"],
+        ),
+    ]
+}
+
 fn deadlocks() -> Vec<Program> {
     vec![
         postgres(
@@ -131,6 +178,21 @@ fn snapshots() -> Vec<Program> {
                 (2, Act::Commit),
             ],
             &["s2: 1|0|1|-", "no s2: 1|0|2|-"],
+        ),
+        postgres(
+            "key twice",
+            "a REPEATABLE READ transaction sees a key twice: deleted after its snapshot, and inserted by itself",
+            &one(),
+            vec![
+                (2, RR),
+                (2, read(ids(T, &[2]))),
+                (1, Act::Run(Do::Delete(ids(T, &[1])))),
+                (2, insert(row(T, 1, RUNNING, 5))),
+                (2, read(ids(T, &[1]))),
+                (2, lock(ids(T, &[1]), LockMode::Share)),
+                (2, Act::Rollback),
+            ],
+            &["s2: 1|0|0|- 1|1|5|-", "s2: error 40001"],
         ),
         postgres(
             "C5",
@@ -228,6 +290,22 @@ fn partial_keys() -> Vec<Program> {
             &[with_key(5)],
             leave(Act::Rollback),
             &["blocked: s2", "s2: no rows", "t 5|0|0|7", "no t 6|0|0|7"],
+        ),
+        postgres(
+            "slot, rr",
+            "after a wait for one index the others aren't looked at again, unless the row is inserted",
+            &[with_key(5)],
+            vec![
+                (1, RC),
+                (1, Act::Run(Do::Delete(ids(T, &[5])))),
+                (2, RR),
+                (2, read(ids(T, &[5]))),
+                (2, insert_or_nothing(with_key(6))),
+                (3, insert(row(T, 6, READY, 0))),
+                (1, Act::Rollback),
+                (2, Act::Commit),
+            ],
+            &["blocked: s2", "s2: no rows", "s2: COMMIT", "t 6|0|0|-"],
         ),
         postgres(
             "slot, update",

@@ -3,9 +3,9 @@
 //! In the programs about queues, `t` holds tasks in state 0 ready, 1 running, 2 ended or 3 blocked, and `q` holds
 //! parents, queues or limits. Sessions are numbered from 1; session 0 is a spare.
 
+mod hermitage;
 mod claims;
 mod graphs;
-mod hermitage;
 mod locks;
 mod sqlite;
 
