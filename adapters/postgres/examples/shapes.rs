@@ -17,7 +17,7 @@ use steadfast_core::step::{Batch, Outcome, Step};
 use steadfast_core::storage::{ClaimRequest, Lease, Storage};
 use steadfast_core::task::NewTask;
 use steadfast_core::{Payload, Verdict};
-use steadfast_postgres::{Columns, Options, PostgresStorage, columns, statements};
+use steadfast_postgres::{Columns, Options, Plan, PostgresStorage, statements};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Statement};
 
@@ -249,8 +249,8 @@ impl Pipelined {
     }
 
     async fn settle(&self, batches: &[Batch]) -> Result<()> {
-        let waves = columns(batches, None)?;
-        let [wave] = waves.as_slice() else { return Err("settles don't meet".into()) };
+        let plan = Plan::new(batches, None)?;
+        let [wave] = plan.waves.as_slice() else { return Err("settles don't meet".into()) };
         let values = values(wave, &self.transition.1);
         let ended = wave.value("m_task").expect("a parameter").0;
         let ended = [ended];

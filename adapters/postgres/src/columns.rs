@@ -1,10 +1,6 @@
 //! Batches as columns: the parameters of `apply`, one array for each field of a step.
-//!
-//! Batches of one call that could get in each other's way are parted into *waves*, carried out one after the other in
-//! one statement: within a wave no two batches insert the same id, none names a parent that another one inserts, and
-//! so on. Nearly every call is one wave.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 
 use bytes::BytesMut;
@@ -15,8 +11,8 @@ use steadfast_core::storage::{Error, ErrorKind};
 use steadfast_core::task::{Due, OnParentFailure, PAYLOAD_BYTES_MAX};
 use steadfast_core::time::{ManualClock, micros};
 
-/// How many waves one call may have.
-const WAVES_MAX: usize = 500;
+use crate::waves::{Twins, waves};
+
 /// How many bytes of payload and output one call may carry.
 const CALL_BYTES_MAX: usize = 256 << 20;
 /// The longest lease, in microseconds: some 146,000 years, so that adding it to a clock doesn't overflow.
@@ -173,39 +169,51 @@ struct Sorted<'a> {
     limits: Vec<Placed<&'a QueueLimit>>,
 }
 
-/// The columns of each wave of a call.
-///
-/// # Errors
-/// [`ErrorKind::Rejected`] if the call can't be stored as it is.
-pub fn columns<'a>(batches: &'a [Batch], clock: Option<&ManualClock>) -> Result<Vec<Columns<'a>>, Error> {
-    check_sizes(batches)?;
-    let waves = waves(batches)?;
-    let mut sorted: Vec<Sorted<'a>> = Vec::new();
-    let mut step = 0;
-    for (number, (batch, wave)) in batches.iter().zip(waves).enumerate() {
-        let number = if batch.steps.len() > 1 { place(number) } else { 0 };
-        while sorted.len() <= wave {
-            sorted.push(Sorted::default());
-        }
-        for what in &batch.steps {
-            let wave = &mut sorted[wave];
-            match what {
-                Step::Transition(what) => wave.moves.push(Placed { step, batch: number, what }),
-                Step::Renew(what) => wave.renewals.push(Placed { step, batch: number, what }),
-                Step::Insert(what) => wave.inserts.push(Placed { step, batch: number, what }),
-                Step::Limit(what) => wave.limits.push(Placed { step, batch: number, what }),
+/// What a call is sent as.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// The columns of each wave.
+    pub waves: Vec<Columns<'a>>,
+    /// What is known without asking.
+    pub(crate) twins: Twins,
+}
+
+impl<'a> Plan<'a> {
+    /// Puts a call into columns.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] if the call can't be stored as it is.
+    pub fn new(batches: &'a [Batch], clock: Option<&ManualClock>) -> Result<Self, Error> {
+        check_sizes(batches)?;
+        let twins = Twins::find(batches)?;
+        let waves = waves(batches)?;
+        let mut sorted: Vec<Sorted<'a>> = Vec::new();
+        let mut steps = 0..;
+        for (number, (batch, wave)) in batches.iter().zip(waves).enumerate() {
+            while sorted.len() <= wave {
+                sorted.push(Sorted::default());
             }
-            step += 1;
+            let several = if batch.steps.len() > 1 { place(number) } else { 0 };
+            for (what, step) in batch.steps.iter().zip(&mut steps) {
+                if !twins.settles(number, step) {
+                    sorted[wave].push(what, several, step);
+                }
+            }
         }
+        let alone = batches.len() == 1;
+        let clock = clock.map(|clock| clock.now().as_micros());
+        let waves = sorted.into_iter().map(|sorted| sorted.into_columns(clock, alone)).collect();
+        Ok(Self { waves, twins })
     }
-    let alone = batches.len() == 1;
-    let clock = clock.map(|clock| clock.now().as_micros());
-    Ok(sorted.into_iter().map(|sorted| sorted.into_columns(clock, alone)).collect())
 }
 
 /// A place in an array, from 1 as SQL counts.
 fn place(index: usize) -> i32 {
-    i32::try_from(index + 1).expect("a call has fewer steps than 2^31")
+    number(index + 1)
+}
+
+fn number(index: usize) -> i32 {
+    i32::try_from(index).expect("a call has fewer steps than 2^31")
 }
 
 /// The stored form of a number that SQL has no unsigned type for.
@@ -218,6 +226,16 @@ fn flag(set: bool) -> Option<bool> {
 }
 
 impl<'a> Sorted<'a> {
+    fn push(&mut self, step: &'a Step, batch: i32, at: usize) {
+        let at = number(at);
+        match step {
+            Step::Transition(what) => self.moves.push(Placed { step: at, batch, what }),
+            Step::Renew(what) => self.renewals.push(Placed { step: at, batch, what }),
+            Step::Insert(what) => self.inserts.push(Placed { step: at, batch, what }),
+            Step::Limit(what) => self.limits.push(Placed { step: at, batch, what }),
+        }
+    }
+
     fn into_columns(mut self, clock: Option<i64>, alone: bool) -> Columns<'a> {
         // Locks are taken in order of id; arrays are read in theirs.
         self.moves.sort_by(|a, b| a.what.task.cmp(&b.what.task));
@@ -330,7 +348,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-fn rejected(why: String) -> Error {
+pub(crate) fn rejected(why: String) -> Error {
     Error::new(ErrorKind::Rejected, why)
 }
 
@@ -357,185 +375,4 @@ fn check_sizes(batches: &[Batch]) -> Result<(), Error> {
         )));
     }
     Ok(())
-}
-
-/// What batches may touch so that they can't share a wave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Touched<'a> {
-    /// Writes the task with this id.
-    Task(&'a str),
-    /// Makes it, or names it as a parent.
-    New(&'a str),
-    Key(&'a str),
-    Slot(&'a str),
-    Queue(&'a str),
-}
-
-/// How it is touched: those who share a thing don't disturb each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Touch {
-    Shared,
-    Alone,
-}
-
-/// The first wave in which a thing may be shared, and the first in which it may be had alone.
-#[derive(Debug, Clone, Copy, Default)]
-struct Free {
-    shared: usize,
-    alone: usize,
-}
-
-/// Says in which wave each batch is carried out: after every earlier one that it could get in the way of.
-fn waves(batches: &[Batch]) -> Result<Vec<usize>, Error> {
-    let mut free: HashMap<Touched<'_>, Free> = HashMap::with_capacity(batches.len());
-    // The first wave after all that end a task without ado, and may free a slot by that.
-    let mut after_ends = 0;
-    let mut touches = Vec::new();
-    let mut waves = Vec::with_capacity(batches.len());
-    for batch in batches {
-        touches.clear();
-        touch(batch, &mut touches)?;
-        let mut wave = if batch.steps.len() > 1 && takes_slot(batch) { after_ends } else { 0 };
-        for (touched, touch) in &touches {
-            if let Some(free) = free.get(touched) {
-                wave = wave.max(if *touch == Touch::Shared { free.shared } else { free.alone });
-            }
-        }
-        if wave >= WAVES_MAX {
-            return Err(rejected(format!(
-                "over {WAVES_MAX} batches of a call wait for each other: send fewer"
-            )));
-        }
-        for (touched, touch) in &touches {
-            let free = free.entry(*touched).or_default();
-            free.alone = free.alone.max(wave + 1);
-            if *touch == Touch::Alone {
-                free.shared = free.shared.max(wave + 1);
-            }
-        }
-        if let [Step::Transition(step)] = batch.steps.as_slice()
-            && step.change.to.is_terminal()
-        {
-            after_ends = after_ends.max(wave + 1);
-        }
-        waves.push(wave);
-    }
-    Ok(waves)
-}
-
-fn takes_slot(batch: &Batch) -> bool {
-    batch.steps.iter().any(|step| matches!(step, Step::Insert(insert) if insert.task.slot.is_some()))
-}
-
-/// What a batch touches. Inserts that stand alone may share keys and slots: one statement sorts them out.
-fn touch<'a>(batch: &'a Batch, touches: &mut Vec<(Touched<'a>, Touch)>) -> Result<(), Error> {
-    let single = batch.steps.len() == 1;
-    let unique = if single { Touch::Shared } else { Touch::Alone };
-    let mut own = HashSet::new();
-    for step in &batch.steps {
-        let from = touches.len();
-        match step {
-            Step::Transition(step) => touches.push((Touched::Task(step.task.as_str()), Touch::Alone)),
-            Step::Renew(step) => touches.push((Touched::Task(step.task.as_str()), Touch::Alone)),
-            Step::Limit(step) => touches.push((Touched::Queue(step.queue.as_str()), Touch::Alone)),
-            Step::Insert(Insert { task, .. }) => {
-                touches.push((Touched::Task(task.id.as_str()), Touch::Alone));
-                touches.push((Touched::New(task.id.as_str()), Touch::Alone));
-                touches.extend(task.key.as_ref().map(|key| (Touched::Key(key.as_str()), unique)));
-                touches.extend(task.slot.as_ref().map(|(slot, _)| (Touched::Slot(slot.as_str()), unique)));
-            }
-        }
-        if !single
-            && let Some((touched, _)) = touches[from..].iter().find(|(touched, _)| !own.insert(*touched))
-        {
-            return Err(rejected(format!("two steps of one batch are about the same thing: {touched:?}")));
-        }
-        if let Step::Insert(Insert { task, .. }) = step {
-            let parents = task.parents.iter().map(|parent| (Touched::New(parent.id.as_str()), Touch::Shared));
-            touches.extend(parents);
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use steadfast_core::decide;
-    use steadfast_core::name::{Key, Kind, Slot};
-    use steadfast_core::step::{Change, Guard, States};
-    use steadfast_core::task::{NewTask, OnConflict, Parent, State};
-
-    fn id(text: &str) -> TaskId {
-        TaskId::trusted(text)
-    }
-
-    fn task(name: &str) -> NewTask {
-        NewTask::new(id(name), Kind::trusted("scan"), *b"{}")
-    }
-
-    fn child(name: &str, parent: &str) -> NewTask {
-        let parents = vec![Parent { id: id(parent), on_failure: OnParentFailure::Fail }];
-        NewTask { parents, ..task(name) }
-    }
-
-    fn slotted(name: &str, slot: &str) -> NewTask {
-        NewTask { slot: Some((Slot::trusted(slot), OnConflict::Replace)), ..task(name) }
-    }
-
-    fn keyed(name: &str, key: &str) -> NewTask {
-        NewTask { key: Some(Key::trusted(key)), ..task(name) }
-    }
-
-    fn put(task: NewTask) -> Step {
-        Step::Insert(task.into())
-    }
-
-    fn end(name: &str) -> Step {
-        let guard = Guard {
-            from: States::RUNNING,
-            fence: Some(1),
-            unless_cancel_requested: false,
-            lease_lapsed: false,
-        };
-        Step::Transition(Transition::new(id(name), guard, Change::to(State::Succeeded)))
-    }
-
-    fn replace(holder: &str, newcomer: &str) -> Batch {
-        let holder = Step::Transition(decide::replace(&id(holder), &id(newcomer)));
-        Batch { steps: vec![holder, put(slotted(newcomer, "s"))] }
-    }
-
-    #[track_caller]
-    fn check(batches: &[Batch], expected: &[usize]) {
-        assert_eq!(waves(batches).expect("the batches are good"), expected);
-    }
-
-    #[test]
-    fn batches_that_do_not_meet_share_a_wave() {
-        check(
-            &[end("a").into(), end("b").into(), put(task("c")).into(), put(child("d", "a")).into()],
-            &[0; 4],
-        );
-        check(&[put(keyed("a", "k")).into(), put(keyed("b", "k")).into()], &[0, 0]);
-        check(&[put(slotted("a", "s")).into(), put(slotted("b", "s")).into()], &[0, 0]);
-    }
-
-    #[test]
-    fn batches_that_meet_keep_their_order() {
-        check(&[put(task("a")).into(), put(task("a")).into(), put(task("a")).into()], &[0, 1, 2]);
-        check(&[put(task("a")).into(), put(child("b", "a")).into(), put(child("c", "a")).into()], &[0, 1, 1]);
-        check(&[put(child("b", "a")).into(), put(task("a")).into()], &[0, 1]);
-        check(&[put(task("a")).into(), end("a").into()], &[0, 1]);
-        check(&[replace("a", "b"), replace("b", "c"), end("d").into()], &[0, 1, 0]);
-        check(&[end("a").into(), replace("x", "b"), end("c").into()], &[0, 1, 0]);
-    }
-
-    #[test]
-    fn two_steps_of_a_batch_about_one_thing_are_rejected() {
-        let batch = Batch { steps: vec![put(slotted("a", "s")), put(slotted("b", "s"))] };
-        assert_eq!(waves(&[batch]).expect_err("one slot, two tasks").kind(), ErrorKind::Rejected);
-        let family = Batch { steps: vec![put(task("a")), put(child("b", "a")), put(child("c", "a"))] };
-        check(&[family], &[0]);
-    }
 }

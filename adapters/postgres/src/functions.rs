@@ -145,6 +145,8 @@ const JUDGE: &str = "
                 _missing[_at] := coalesce(_missing[_at], _e_parent[_edge]);
             ELSIF _state < 4 THEN
                 _pending[_at] := _pending[_at] + 1;
+                -- A claim that came by meanwhile has skipped the parent.
+                _ready := _ready OR _state = 2;
             ELSIF _state > 4 AND NOT _e_run[_edge] THEN
                 _failed[_at] := coalesce(_failed[_at], 'parent ' || _e_parent[_edge]
                     || CASE _state WHEN 5 THEN ' failed' ELSE ' was cancelled' END);

@@ -17,8 +17,9 @@ mod listener;
 mod outcomes;
 mod queries;
 mod schema;
+mod waves;
 
-pub use columns::{Columns, columns};
+pub use columns::{Columns, Plan};
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -134,7 +135,8 @@ impl PostgresStorage {
         if batches.iter().any(|batch| batch.steps.is_empty()) {
             return Err(Error::new(ErrorKind::Rejected, "a batch has at least one step"));
         }
-        let waves = columns(batches, self.0.clock.as_ref())?;
+        let plan = Plan::new(batches, self.0.clock.as_ref())?;
+        let waves = &plan.waves;
         if waves.is_empty() {
             return Ok(Vec::new());
         }
@@ -147,7 +149,7 @@ impl PostgresStorage {
         } else {
             link.call(Text::Write(&call_text(&self.0.apply, waves.len())), &values).await?
         };
-        let answer = outcomes::read(batches, &waves, &rows)?;
+        let answer = outcomes::read(batches, &plan, &rows)?;
         self.0.wake.notify(answer.hint);
         Ok(answer.outcomes)
     }

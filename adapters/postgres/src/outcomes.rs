@@ -8,8 +8,9 @@ use steadfast_core::wake::Hint;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
-use crate::columns::Columns;
+use crate::columns::{Columns, Plan};
 use crate::statements as s;
+use crate::waves::Twins;
 
 /// What became of one step.
 #[derive(Debug, Clone)]
@@ -29,7 +30,8 @@ pub(crate) struct Answer {
 }
 
 /// Reads the rows of a call: for each wave a few rows of parallel arrays, and one with hints.
-pub(crate) fn read(batches: &[Batch], waves: &[Columns<'_>], rows: &[Row]) -> Result<Answer, Error> {
+pub(crate) fn read(batches: &[Batch], plan: &Plan<'_>, rows: &[Row]) -> Result<Answer, Error> {
+    let waves = &plan.waves;
     let steps: Vec<&Step> = batches.iter().flat_map(|batch| &batch.steps).collect();
     let mut found: Vec<Option<Found>> = steps
         .iter()
@@ -50,7 +52,14 @@ pub(crate) fn read(batches: &[Batch], waves: &[Columns<'_>], rows: &[Row]) -> Re
     if answered != waves.len() {
         return Err(garbled());
     }
-    let outcomes = fold(batches, found)?;
+    for (step, earlier) in &plan.twins.same {
+        // It stands already, beside the one that stored it.
+        found[*step] = match &found[*earlier] {
+            Some(Found::Applied(receipt)) => Some(Found::Already(receipt.clone())),
+            other => other.clone(),
+        };
+    }
+    let outcomes = fold(batches, &plan.twins, found)?;
     let changed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Applied(_)));
     Ok(Answer { outcomes, hint: Hint { ready, changed } })
 }
@@ -166,12 +175,15 @@ fn inserted(tasks: &[Option<&str>], columns: &Columns<'_>) -> Result<Vec<i32>, E
 }
 
 /// Puts the steps of each batch together.
-fn fold(batches: &[Batch], found: Vec<Option<Found>>) -> Result<Vec<Outcome>, Error> {
+fn fold(batches: &[Batch], twins: &Twins, found: Vec<Option<Found>>) -> Result<Vec<Outcome>, Error> {
     let mut found = found.into_iter();
     let mut outcomes = Vec::with_capacity(batches.len());
-    for batch in batches {
+    for (number, batch) in batches.iter().enumerate() {
         let steps: Vec<Option<Found>> = found.by_ref().take(batch.steps.len()).collect();
-        outcomes.push(fold_batch(batch, steps)?);
+        outcomes.push(match twins.refused.get(&number) {
+            Some(refused) => Outcome::Refused(refused.clone()),
+            None => fold_batch(batch, steps)?,
+        });
     }
     Ok(outcomes)
 }
