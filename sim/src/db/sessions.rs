@@ -4,7 +4,7 @@
 //! the order in which they came, and [`Db::resume`] lets one of them do so. Wrong calls (a second statement in a
 //! busy session, a nested begin) are bugs of the caller and panic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::error::ErrorClass;
@@ -12,7 +12,7 @@ use super::row::{Row, Table};
 use super::running::{Journal, Place, Running, Stop};
 use super::snapshot::{Snapshot, Xid};
 use super::statement::Statement;
-use super::store::Store;
+use super::store::{Store, Undo};
 
 mod sqlite;
 mod waiting;
@@ -272,6 +272,23 @@ impl<R: Row> Db<R> {
     #[must_use]
     pub fn in_transaction(&self, id: SessionId) -> bool {
         self.session(id).transaction.is_some()
+    }
+
+    /// The newest versions of the rows that the session's transaction has written so far and not deleted, in the
+    /// order in which each was last written.
+    pub fn written(&self, id: SessionId) -> Vec<&R> {
+        let Some(transaction) = &self.session(id).transaction else { return Vec::new() };
+        let mut keys = BTreeSet::new();
+        let made = transaction.journal.undo.iter().rev().filter_map(|undo| match undo {
+            Undo::Made(table, key) => Some((*table, key)),
+            Undo::Ended(..) => None,
+        });
+        let mut rows: Vec<&R> = made
+            .filter(|made| keys.insert(*made))
+            .filter_map(|(table, key)| self.store.newest(table, key))
+            .collect();
+        rows.reverse();
+        rows
     }
 
     /// Commits the session's transaction.

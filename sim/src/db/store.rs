@@ -159,6 +159,12 @@ impl<R: Row> Store<R> {
         )
     }
 
+    /// The newest version of a row, whoever made it, unless it is ended.
+    pub(super) fn newest(&self, table: Table, key: &R::Key) -> Option<&R> {
+        let newest = self.chain(table, key)?.versions.last()?;
+        newest.ended.is_none().then_some(&newest.row)
+    }
+
     /// Asks for a lock on the row of which the claimant's snapshot shows `version`. `mode` may depend on the
     /// version that is met.
     pub(super) fn lock(
