@@ -27,6 +27,7 @@ super::cases! { "release", 1,
     "rule 9" => a_released_child_waits_until_it_is_due,
     "P9" => a_parent_that_goes_on_releases_nobody,
     "P10" => a_child_added_in_the_call_that_ends_its_parent_is_not_forgotten,
+    "P9, P10" => a_grandchild_added_in_the_call_that_fails_its_parent_fails_too,
     "P5: terminal absorbs" => a_child_that_ended_before_its_parent_stays_as_it_is,
     "PARENTS_MAX" => a_thousand_parents_release_one_child,
     "P6" => a_repeated_end_releases_nobody_twice,
@@ -350,6 +351,36 @@ async fn a_child_added_in_the_call_that_ends_its_parent_is_not_forgotten<S: Stor
         }
         let task = bench.task(&child).await;
         assert_eq!((task.state, task.parents_pending), (State::Ready, 0), "{name}");
+    }
+}
+
+async fn a_grandchild_added_in_the_call_that_fails_its_parent_fails_too<S: Storage>(bench: &Bench<S>) {
+    for (name, policy, expected) in
+        [("f", OnParentFailure::Fail, State::Failed), ("r", OnParentFailure::Run, State::Blocked)]
+    {
+        for (order, late_first, in_one_batch) in
+            [("1", false, false), ("2", true, false), ("3", false, true), ("4", true, true)]
+        {
+            let [top, child, late] = ["top", "child", "late"].map(|who| format!("{who}-{name}{order}"));
+            bench.insert(in_own_queue(&top)).await;
+            bench.insert(child_of(&child, &top, policy)).await;
+            let mut steps = vec![
+                end(&top, States::UNFINISHED, State::Failed, Cause::Error),
+                put(&dependent(&late, &[&child])),
+            ];
+            if late_first {
+                steps.reverse();
+            }
+            let batches: Vec<Batch> = if in_one_batch {
+                vec![Batch { steps }]
+            } else {
+                steps.into_iter().map(Batch::from).collect()
+            };
+            for outcome in bench.send_all(&batches).await {
+                applied(outcome);
+            }
+            assert_eq!(bench.state(&late).await, expected, "{late}");
+        }
     }
 }
 
