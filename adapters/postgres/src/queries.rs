@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use steadfast_core::name::{Key, Kind, Queue, Slot, StoreId, TaskId, WorkerId};
+use steadfast_core::step::Head;
 use steadfast_core::storage::{Answer, Error, ErrorKind, Lapsed, Query, TaskFilter, View};
 use steadfast_core::task::{Attempt, Backoff, Cause, State, Task};
 use steadfast_core::time::Timestamp;
@@ -32,6 +33,7 @@ pub(crate) struct Reading<'a> {
 enum Value<'a> {
     Clock(Option<i64>),
     Text(&'a str),
+    Texts(Vec<&'a str>),
     Limit(i64),
 }
 
@@ -51,6 +53,14 @@ impl<'a> Reading<'a> {
                 format!(
                     "(SELECT fence, attempt, worker, claimed_at, entered_at, ended_at, cause, error FROM attempt \
                     WHERE task = {id}) AS answer ON true ORDER BY answer.fence"
+                )
+            }
+            Query::Heads(tasks) => {
+                let ids = tasks.iter().map(TaskId::as_str).collect();
+                let ids = reading.value(Value::Texts(ids), Type::TEXT_ARRAY);
+                format!(
+                    "(SELECT id, state, rev, fence, cancel IS NOT NULL FROM task WHERE id = ANY({ids})) AS answer \
+                    ON true"
                 )
             }
             Query::Lapsed { limit } => {
@@ -108,6 +118,7 @@ impl Value<'_> {
         match self {
             Value::Clock(clock) => clock,
             Value::Text(text) => text,
+            Value::Texts(texts) => texts,
             Value::Limit(limit) => limit,
         }
     }
@@ -124,6 +135,7 @@ pub(crate) fn view(query: &Query, rows: &[Row]) -> Result<View, Error> {
         Query::Task(_) => Answer::Task(rows.first().map(task).transpose()?.map(Box::new)),
         Query::Tasks(_) => Answer::Tasks(rows.iter().map(task).collect::<Result<_, _>>()?),
         Query::Attempts(_) => Answer::Attempts(rows.iter().map(attempt).collect::<Result<_, _>>()?),
+        Query::Heads(_) => Answer::Heads(rows.iter().map(head).collect::<Result<_, _>>()?),
         Query::Lapsed { .. } => {
             Answer::Lapsed(rows.iter().map(|row| lapsed(row, as_of)).collect::<Result<_, _>>()?)
         }
@@ -238,6 +250,13 @@ fn task(row: &Row) -> Result<Task, Error> {
         digest: at.number()?,
         mark: at.number()?,
     })
+}
+
+fn head(row: &Row) -> Result<(TaskId, Head), Error> {
+    let mut at = Columns(row, HEAD_COLUMNS);
+    let id = TaskId::trusted(at.text()?);
+    let state = State::from_code(i64::from(at.next::<i16>()?)).ok_or_else(garbled)?;
+    Ok((id, Head { state, rev: at.number()?, fence: at.number()?, cancel_requested: at.next()? }))
 }
 
 fn attempt(row: &Row) -> Result<Attempt, Error> {

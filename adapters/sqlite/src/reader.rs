@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, Statement, params_from_iter};
+use steadfast_core::step::Head;
 use steadfast_core::storage::{self, Lapsed, Query, TaskFilter, View};
 use steadfast_core::{Kind, Queue, Slot, State, Task, TaskId, Timestamp, WorkerId};
 
 use crate::Common;
 use crate::error::classed;
-use crate::row::{ATTEMPT, TASK, attempt, first, task, text, time, unsigned};
+use crate::row::{ATTEMPT, HEAD, TASK, attempt, first, head, task, text, time, unsigned};
 use crate::threads::{Answer, Calls};
 
 /// A question, and where the answer goes.
@@ -41,6 +42,7 @@ pub(crate) struct Reader<'c> {
     end: Statement<'c>,
     mark: Statement<'c>,
     task: Statement<'c>,
+    head: Statement<'c>,
     attempts: Statement<'c>,
     lapsed: Statement<'c>,
 }
@@ -54,6 +56,7 @@ impl<'c> Reader<'c> {
             end: conn.prepare("COMMIT")?,
             mark: conn.prepare("SELECT clock FROM meta WHERE one = 1")?,
             task: conn.prepare(&format!("SELECT {TASK} FROM request JOIN task USING (seq) WHERE id = ?1"))?,
+            head: conn.prepare(&format!("SELECT {HEAD} FROM request JOIN task USING (seq) WHERE id = ?1"))?,
             attempts: conn.prepare(&format!(
                 "SELECT {ATTEMPT} FROM attempt WHERE task = (SELECT seq FROM request WHERE id = ?1) ORDER BY fence"
             ))?,
@@ -94,6 +97,7 @@ impl<'c> Reader<'c> {
             Query::Attempts(id) => storage::Answer::Attempts(
                 self.attempts.query_and_then([id.as_str()], attempt)?.collect::<Result<_, _>>()?,
             ),
+            Query::Heads(ids) => storage::Answer::Heads(self.heads(ids)?),
             Query::Lapsed { limit } => storage::Answer::Lapsed(
                 self.lapsed
                     .query_and_then((as_of.as_micros(), limit), |row| lapsed(row, as_of))?
@@ -102,6 +106,17 @@ impl<'c> Reader<'c> {
         };
         self.end.execute([])?;
         Ok(View { store: self.common.store.clone(), as_of, answer })
+    }
+}
+
+impl Reader<'_> {
+    fn heads(&mut self, ids: &[TaskId]) -> rusqlite::Result<Vec<(TaskId, Head)>> {
+        let mut heads = Vec::with_capacity(ids.len());
+        for id in ids {
+            let head = first(&mut self.head, [id.as_str()], |row| head(row, 0))?;
+            heads.extend(head.map(|head| (id.clone(), head)));
+        }
+        Ok(heads)
     }
 }
 

@@ -63,7 +63,6 @@ mod tests {
                     parent: task().id,
                     child: child.clone(),
                     on_failure: OnParentFailure::Fail,
-                    counted: true,
                 }),
             ));
             let entered = Event::Entered { node: "w".into(), task: child, payload_id: "c".into(), fence: 1 };

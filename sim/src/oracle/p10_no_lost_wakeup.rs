@@ -53,7 +53,6 @@ mod tests {
                 parent: parent.id.clone(),
                 child: child.id.clone(),
                 on_failure: OnParentFailure::Fail,
-                counted: true,
             };
             let mut entries = changes(&[(0, parent)]);
             entries.extend(changes(&[(0, child)]));

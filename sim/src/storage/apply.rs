@@ -111,7 +111,11 @@ pub(super) async fn apply(transaction: Transaction, batches: &[Batch]) -> Result
     let mut ended = transition::apply(&transaction, &transitions, &mut verdicts).await?;
     let renewals = verdicts.open(as_renewal);
     renew(&transaction, &renewals, &mut verdicts).await?;
+    // Before the inserts: an edge that is added now counts its parent as it is now, and must not be released again.
+    ended.sort_unstable();
     let inserts = verdicts.open(as_insert);
+    insert::lock_parents(&transaction, &inserts).await?;
+    release(&transaction, ended).await?;
     insert::apply(&transaction, batches, &inserts, &mut verdicts).await?;
     let limits = verdicts.open(as_limit);
     limit(&transaction, &limits, &mut verdicts).await?;
@@ -125,8 +129,6 @@ pub(super) async fn apply(transaction: Transaction, batches: &[Batch]) -> Result
         let why = "whoever was in an insert's way was gone when it was examined";
         return Err(Error::new(ErrorKind::Conflict, why));
     }
-    ended.sort_unstable();
-    release(&transaction, ended).await?;
     transaction.commit().await?;
     Ok(verdicts.into_outcomes())
 }

@@ -13,7 +13,7 @@ use crate::db::{LockMode, Rows, Select, Statement};
 
 use super::apply::{Place, Verdict, Verdicts, by_id, head};
 use super::flaws::Flaw;
-use super::release::Parents;
+use super::release::{Parents, blame};
 use super::rows::{EdgeRow, RowKey, StoreRow, UniqueKey, table};
 use super::transaction::Transaction;
 use crate::db::Row;
@@ -50,13 +50,8 @@ pub(super) async fn apply(
             Some(row) if !missing.contains_key(place) => {
                 verdicts.set(*place, Verdict::Applied(Receipt::Inserted(insert.task.id.clone(), head(&row))));
                 edges.extend(insert.task.parents.iter().map(|parent| {
-                    let ended = parents.get(&parent.id).is_some_and(|row| row.as_task().state.is_terminal());
-                    StoreRow::Edge(EdgeRow {
-                        parent: parent.id.clone(),
-                        child: insert.task.id.clone(),
-                        on_failure: parent.on_failure,
-                        counted: !ended,
-                    })
+                    let (parent, on_failure) = (parent.id.clone(), parent.on_failure);
+                    StoreRow::Edge(EdgeRow { parent, child: insert.task.id.clone(), on_failure })
                 }));
             }
             _ => left_out.push((*place, *insert)),
@@ -85,7 +80,9 @@ pub(super) async fn check(
     examine(transaction, inserts, &missing, displaced, verdicts).await
 }
 
-async fn lock_parents(
+/// Share-locks the parents, in order of id, and reads them as they are once locked. Before the children of what ends
+/// in this call are released: all parents come before all children in the order of locks.
+pub(super) async fn lock_parents(
     transaction: &Transaction,
     inserts: &[(Place, &Insert)],
 ) -> Result<BTreeMap<TaskId, StoreRow>, Error> {
@@ -194,8 +191,8 @@ fn new_row(insert: &Insert, parents: &Parents, now: Timestamp, seq: u64) -> Stor
         queue: new.queue,
         state,
         cause: parents.failed.as_ref().map(|_| Cause::DependencyFailed),
-        error: parents.failed.as_ref().map(|(parent, state)| format!("parent {parent} {state}")),
-        rev: 1,
+        error: parents.failed.as_ref().map(|(parent, state)| blame(parent, *state)),
+        rev: 0,
         attempt: 0,
         attempts_max: new.attempts_max,
         rescues: 0,

@@ -35,10 +35,8 @@ pub(super) async fn release(transaction: &Transaction, mut ended: Vec<Ended>) ->
         let parents: Arc<BTreeMap<TaskId, State>> =
             Arc::new(ended.iter().map(|ended| (ended.task.clone(), ended.state)).collect());
         let of = parents.clone();
-        let edges = Rows::all(table::EDGE).filter(move |row: &StoreRow| {
-            let edge = row.as_edge();
-            edge.counted && of.contains_key(&edge.parent)
-        });
+        let edges =
+            Rows::all(table::EDGE).filter(move |row: &StoreRow| of.contains_key(&row.as_edge().parent));
         let edges = transaction.run(Select::new(edges).into()).await?;
         let mut releases: BTreeMap<TaskId, Release> = BTreeMap::new();
         for row in &edges {
@@ -81,12 +79,20 @@ fn released(row: &StoreRow, release: &Release, now: Timestamp) -> StoreRow {
         if let Some((parent, state)) = &release.failed_parent {
             task.state = State::Failed;
             task.cause = Some(Cause::DependencyFailed);
-            task.error = Some(format!("parent {parent} {state}"));
+            task.error = Some(blame(parent, *state));
             task.finished_at = Some(now);
         } else if task.parents_pending == 0 {
             task.state = if task.due_at > now { State::Scheduled } else { State::Ready };
         }
     })
+}
+
+/// The error text of a task that fails because this parent ended like that.
+pub(super) fn blame(parent: &TaskId, state: State) -> String {
+    match state {
+        State::Cancelled => format!("parent {parent} was cancelled"),
+        _ => format!("parent {parent} failed"),
+    }
 }
 
 /// What the parents of a new task, as they are now, mean for it.

@@ -51,8 +51,6 @@ pub struct EdgeRow {
     pub child: TaskId,
     /// What happens to the child if the parent doesn't succeed.
     pub on_failure: OnParentFailure,
-    /// Whether the child waits for the parent: it hadn't ended when the child was stored.
-    pub counted: bool,
 }
 
 /// An attempt that another followed.
