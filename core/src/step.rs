@@ -47,7 +47,8 @@ pub enum Step {
 /// is unknown (likewise, [`Refusal::KeyTaken`]); every parent exists ([`Refusal::ParentMissing`]); no unfinished task
 /// holds the slot ([`Refusal::SlotTaken`]).
 ///
-/// The parents are share-locked before they are read. The new task is `failed` with cause `dependency_failed` if one
+/// The parents are share-locked before they are read. Children of what ends in the same call are
+/// released before: an edge that is added counts its parent as it is then, and is not released for that end again. The new task is `failed` with cause `dependency_failed` if one
 /// of them has failed or was cancelled and its edge says so; else `blocked` while one is unfinished; else `scheduled`
 /// or `ready`.
 #[derive(Debug, Clone, PartialEq, Eq)]

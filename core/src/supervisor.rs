@@ -129,7 +129,7 @@ struct Calls {
     claim: Call<Sent<Claimed>>,
     claiming: bool,
     renewal: Call<(Vec<u64>, Sent<Vec<Outcome>>)>,
-    renewing_since: Option<Moment>,
+    renewing: bool,
     check: Call<Result<Vec<(TaskId, Head)>, Error>>,
     checking: bool,
 }
@@ -178,7 +178,7 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
             claim: Fuse::terminated(),
             claiming: false,
             renewal: Fuse::terminated(),
-            renewing_since: None,
+            renewing: false,
             check: Fuse::terminated(),
             checking: false,
         };
@@ -205,7 +205,7 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
                     }
                 }
                 (numbers, sent) = &mut calls.renewal => {
-                    calls.renewing_since = None;
+                    calls.renewing = false;
                     self.take_renewed(&numbers, sent);
                 }
                 heads = &mut calls.check => {
@@ -235,8 +235,8 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
             calls.claim = self.claim(u32::try_from(free).unwrap_or(u32::MAX), now);
         }
         let due = self.renewals.first().is_some_and(|(at, _)| *at <= now);
-        if due && calls.renewing_since.is_none() {
-            calls.renewing_since = Some(now);
+        if due && !calls.renewing {
+            calls.renewing = true;
             calls.renewal = self.renew(now);
         }
         if self.check_wanted && !calls.checking && now >= self.check_at && !self.attempts.is_empty() {
@@ -251,10 +251,12 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
     fn next_tick(&self, calls: &Calls) -> Option<Moment> {
         let has_room = self.attempts.len() - self.stopping.len() < self.config.concurrency;
         let poll = (!self.draining && !calls.claiming && has_room).then_some(self.poll_at);
-        let renew = match calls.renewing_since {
-            None => self.renewals.first().map(|(at, _)| *at),
+        let renew = if calls.renewing {
             // A renewal that hangs must not keep us from noticing that leases lapse.
-            Some(since) => Some(since + self.config.lease / 3),
+            let orders = self.attempts.values().map(|live| live.attempt.registered.orders());
+            orders.filter(|orders| orders.stop.is_none()).map(|orders| orders.lease_until).min()
+        } else {
+            self.renewals.first().map(|(at, _)| *at)
         };
         let check =
             (self.check_wanted && !calls.checking && !self.attempts.is_empty()).then_some(self.check_at);

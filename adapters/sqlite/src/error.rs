@@ -1,10 +1,12 @@
 //! SQLite's errors, classed by what the caller should do about them.
 
+use std::fmt;
+
 use rusqlite::ErrorCode;
 use steadfast_core::{Error, ErrorKind};
 
 /// The error of a call that was rolled back, or that only read: nothing was committed.
-pub(crate) fn classed(doing: &str, error: &rusqlite::Error) -> Error {
+pub(crate) fn classed(doing: impl fmt::Display, error: &rusqlite::Error) -> Error {
     let (kind, advice) = class(error);
     Error::new(kind, format!("could not {doing}: {error}{advice}"))
 }
@@ -16,7 +18,7 @@ pub(crate) fn classed(doing: &str, error: &rusqlite::Error) -> Error {
 /// - BUSY: SQLite leaves the transaction open and has written nothing; it has been rolled back.
 /// - FULL: the commit's frame is the last that is written to the log, and only writing reports FULL (a failed sync is
 ///   an IOERR). So the frame is missing or incomplete, and a log's incomplete frame counts as its end.
-pub(crate) fn of_commit(doing: &str, error: &rusqlite::Error) -> Error {
+pub(crate) fn of_commit(doing: impl fmt::Display, error: &rusqlite::Error) -> Error {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DiskFull) => classed(doing, error),
         _ => Error::new(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, Statement, params};
+use rusqlite::{Connection, Statement};
 use steadfast_core::decide::{EdgeOutcome, edge};
 use steadfast_core::step::{Head, Insert, Receipt, Refusal};
 use steadfast_core::task::{Due, OnParentFailure};
@@ -11,18 +11,15 @@ use steadfast_core::{Cause, Key, NewTask, State, TaskId};
 
 use crate::apply::Done;
 use crate::release::blame;
-use crate::row::{FOUND, Found, first, found, state, text};
+use crate::row::{HEAD, first, head, state, text, unsigned};
 use crate::writer::Tx;
-
-/// Up to this length a payload stands in the task's row, which is written three times in a task's life; a longer one
-/// stands in a row of its own, which is written once.
-const INLINE_BYTES_MAX: usize = 1024;
 
 pub(crate) struct Inserts<'c> {
     conn: &'c Connection,
-    insert: Statement<'c>,
-    insert_payload: Statement<'c>,
-    insert_edge: Statement<'c>,
+    request: Statement<'c>,
+    task: Statement<'c>,
+    edge: Statement<'c>,
+    take_slot: Statement<'c>,
     parent: Statement<'c>,
     by_id: Statement<'c>,
     by_key: Statement<'c>,
@@ -33,21 +30,31 @@ impl<'c> Inserts<'c> {
     pub(crate) fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             conn,
-            // The unique indexes find the id, the key and the slot taken; which of them it was is asked afterwards.
-            insert: conn.prepare(
-                "INSERT INTO task (id, kind, queue, slot, key, priority, payload, digest, attempts_max, rescues_max,
-                     timeout, backoff_min, backoff_max, submitted_at, due_at, state, parents_pending,
-                     cause, error, finished_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
+            // The unique indexes find the id or the key taken; which of them it was is asked afterwards.
+            request: conn.prepare(
+                "INSERT INTO request (id, kind, key, attempts_max, rescues_max, timeout, backoff_min, backoff_max,
+                     digest, submitted_at, payload)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
                  ON CONFLICT DO NOTHING",
             )?,
-            insert_payload: conn.prepare("INSERT INTO long_payload (task, payload) VALUES (?1, ?2)")?,
-            insert_edge: conn.prepare("INSERT INTO edge (parent, child, on_failure) VALUES (?1, ?2, ?3)")?,
-            parent: conn.prepare("SELECT seq, state FROM task WHERE id = ?1")?,
-            by_id: conn.prepare(&format!("SELECT {FOUND}, id FROM task WHERE id = ?1"))?,
-            by_key: conn.prepare(&format!("SELECT {FOUND}, id FROM task WHERE key = ?1"))?,
-            by_slot: conn
-                .prepare(&format!("SELECT {FOUND}, id FROM task WHERE slot = ?1 AND slot IS NOT NULL AND state < 4"))?,
+            task: conn.prepare(
+                "INSERT INTO task (seq, queue, priority, slot, due_at, state, parents_pending, cause, error, finished_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?,
+            edge: conn.prepare("INSERT INTO edge (parent, child, on_failure) VALUES (?1, ?2, ?3)")?,
+            take_slot: conn.prepare("INSERT INTO slot (name, task) VALUES (?1, ?2)")?,
+            parent: conn
+                .prepare("SELECT seq, state FROM task WHERE seq = (SELECT seq FROM request WHERE id = ?1)")?,
+            by_id: conn.prepare(&format!(
+                "SELECT id, digest, {HEAD} FROM request JOIN task USING (seq) WHERE id = ?1"
+            ))?,
+            by_key: conn.prepare(&format!(
+                "SELECT id, digest, {HEAD} FROM request JOIN task USING (seq) WHERE key = ?1"
+            ))?,
+            by_slot: conn.prepare(&format!(
+                "SELECT id, digest, {HEAD} FROM request JOIN task USING (seq)
+                 WHERE seq = (SELECT task FROM slot WHERE name = ?1)"
+            ))?,
         })
     }
 
@@ -60,34 +67,27 @@ impl<'c> Inserts<'c> {
                 return Ok(known.unwrap_or(Done::Refused(Refusal::ParentMissing(missing))));
             }
         };
+        if let Some((slot, _)) = &task.slot
+            && let Some((holder, _, head)) = first(&mut self.by_slot, [slot.as_str()], known)?
+        {
+            let known = self.known(insert)?;
+            return Ok(known.unwrap_or(Done::Refused(Refusal::SlotTaken(holder, head))));
+        }
+        let Some(seq) = self.request(tx, insert)? else {
+            return Ok(self.known(insert)?.expect("the row was refused by the index of ids or that of keys"));
+        };
         let start = Start::of(tx, task, &parents);
-        // A task that fails at once wouldn't take the slot, so that the index doesn't refuse it: the guard does.
-        if start.state == State::Failed && task.slot.is_some() {
-            let in_the_way = match self.known(insert)? {
-                Some(known) => Some(known),
-                None => self.slot_taken(task)?,
-            };
-            if let Some(done) = in_the_way {
-                return Ok(done);
-            }
+        self.task(tx, task, seq, &start)?;
+        for (parent, known) in &parents {
+            self.edge.execute((parent, seq, known.on_failure.as_str()))?;
         }
-        if !self.row(tx, insert, &start)? {
-            let in_the_way = match self.known(insert)? {
-                Some(known) => Some(known),
-                None => self.slot_taken(task)?,
-            };
-            return Ok(in_the_way.expect("a row was refused by one of the three unique indexes"));
+        if let Some((slot, _)) = &task.slot
+            && !start.state.is_terminal()
+        {
+            self.take_slot.execute((slot.as_str(), seq))?;
         }
-        if !parents.is_empty() || task.payload.len() > INLINE_BYTES_MAX {
-            let seq = self.conn.last_insert_rowid();
-            for (parent, known) in &parents {
-                self.insert_edge.execute((parent, seq, known.on_failure.as_str()))?;
-            }
-            if task.payload.len() > INLINE_BYTES_MAX {
-                self.insert_payload.execute((seq, &*task.payload))?;
-            }
-        }
-        tx.hint.changed = true;
+        // Nobody can be waiting for a new task to change, but for one that ends as it begins.
+        tx.hint.changed |= start.state.is_terminal();
         tx.hint.ready |= start.state == State::Ready;
         let head = Head { state: start.state, rev: 0, fence: 0, cancel_requested: false };
         Ok(Done::Applied(Receipt::Inserted(task.id.clone(), head)))
@@ -115,58 +115,59 @@ impl<'c> Inserts<'c> {
         Ok(Ok(parents))
     }
 
-    /// Writes the row, if nothing stands in its way.
-    fn row(&mut self, tx: &Tx, insert: &Insert, start: &Start) -> rusqlite::Result<bool> {
+    /// Writes what was asked for and answers its number, unless the id or the key is known.
+    fn request(&mut self, tx: &Tx, insert: &Insert) -> rusqlite::Result<Option<i64>> {
         let task = &insert.task;
-        let inserted = self.insert.execute(params![
+        let inserted = self.request.execute((
             task.id.as_str(),
             task.kind.as_str(),
-            task.queue.as_str(),
-            task.slot.as_ref().map(|(slot, _)| slot.as_str()),
             task.key.as_ref().map(Key::as_str),
-            task.priority,
-            (task.payload.len() <= INLINE_BYTES_MAX).then_some(&*task.payload),
-            insert.digest.cast_signed(),
             task.attempts_max,
             task.rescues_max,
             micros(task.timeout),
             micros(task.backoff.min),
             micros(task.backoff.max),
+            insert.digest.cast_signed(),
             tx.now.as_micros(),
+            &*task.payload,
+        ))?;
+        Ok((inserted == 1).then(|| self.conn.last_insert_rowid()))
+    }
+
+    fn task(&mut self, tx: &Tx, task: &NewTask, seq: i64, start: &Start) -> rusqlite::Result<()> {
+        self.task.execute((
+            seq,
+            task.queue.as_str(),
+            task.priority,
+            task.slot.as_ref().map(|(slot, _)| slot.as_str()),
             start.due_at,
             start.state.code(),
             start.parents_pending,
             start.blame.as_ref().map(|_| Cause::DependencyFailed.as_str()),
             start.blame.as_deref(),
             start.state.is_terminal().then_some(tx.now.as_micros()),
-        ])?;
-        Ok(inserted == 1)
+        ))?;
+        Ok(())
     }
 
     /// The answer where the id or the key is known.
     fn known(&mut self, insert: &Insert) -> rusqlite::Result<Option<Done>> {
         let task = &insert.task;
-        if let Some((id, known)) = first(&mut self.by_id, [task.id.as_str()], holder)? {
-            return Ok(Some(if known.digest == insert.digest {
-                Done::Already(Receipt::Inserted(id, known.head))
+        if let Some((id, digest, head)) = first(&mut self.by_id, [task.id.as_str()], known)? {
+            return Ok(Some(if digest == insert.digest {
+                Done::Already(Receipt::Inserted(id, head))
             } else {
-                Done::Refused(Refusal::IdTaken(known.head))
+                Done::Refused(Refusal::IdTaken(head))
             }));
         }
         let Some(key) = &task.key else { return Ok(None) };
-        Ok(first(&mut self.by_key, [key.as_str()], holder)?.map(|(id, known)| {
-            if known.digest == insert.digest {
-                Done::Already(Receipt::Inserted(id, known.head))
+        Ok(first(&mut self.by_key, [key.as_str()], known)?.map(|(id, digest, head)| {
+            if digest == insert.digest {
+                Done::Already(Receipt::Inserted(id, head))
             } else {
-                Done::Refused(Refusal::KeyTaken(id, known.head))
+                Done::Refused(Refusal::KeyTaken(id, head))
             }
         }))
-    }
-
-    fn slot_taken(&mut self, task: &NewTask) -> rusqlite::Result<Option<Done>> {
-        let Some((slot, _)) = &task.slot else { return Ok(None) };
-        let holder = first(&mut self.by_slot, [slot.as_str()], holder)?;
-        Ok(holder.map(|(id, holder)| Done::Refused(Refusal::SlotTaken(id, holder.head))))
     }
 }
 
@@ -215,6 +216,7 @@ impl Start {
     }
 }
 
-fn holder(row: &rusqlite::Row<'_>) -> rusqlite::Result<(TaskId, Found)> {
-    Ok((TaskId::trusted(text(row, 8)?), found(row)?))
+/// A task in a newcomer's way, its digest and its head.
+fn known(row: &rusqlite::Row<'_>) -> rusqlite::Result<(TaskId, u64, Head)> {
+    Ok((TaskId::trusted(text(row, 0)?), unsigned(row, 1)?, head(row, 2)?))
 }

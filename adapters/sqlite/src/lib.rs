@@ -6,6 +6,7 @@
 
 mod schema;
 
+mod threads;
 mod writer;
 
 mod apply;
@@ -24,23 +25,19 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, SyncSender, TrySendError};
-use std::thread::{self, JoinHandle};
 
 use steadfast_core::storage::{ClaimRequest, Claimed, Query, View};
 use steadfast_core::time::ManualClock;
 use steadfast_core::wake::{Hints, Wake};
 use steadfast_core::{Batch, Error, ErrorKind, Outcome, Storage, StoreId};
-use tokio::sync::oneshot;
 
 use crate::clock::StoreClock;
 use crate::reader::ReadCall;
-use crate::writer::{Call, Writer};
+use crate::threads::Threads;
+use crate::writer::WriteCall;
 
 /// Connections that read, each with a thread of its own.
 const READERS: usize = 2;
-/// Calls that wait for a thread; one more is refused. So many wait only while the disk is stuck.
-const CALLS_MAX: usize = 4096;
 
 /// Where the store is and how it is kept.
 #[derive(Debug, Clone)]
@@ -69,7 +66,7 @@ pub enum Synchronous {
 impl Options {
     /// A store in this file, with every default.
     pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self { path: Some(path.into()), synchronous: Synchronous::Full, bytes_max: None, clock: None }
+        Self { path: Some(path.into()), ..Self::in_memory() }
     }
 
     /// A store in memory, shared by the clones of its handle.
@@ -77,38 +74,41 @@ impl Options {
         Self { path: None, synchronous: Synchronous::Full, bytes_max: None, clock: None }
     }
 
-    /// What is being done, for error messages.
-    fn doing(&self, verb: &str) -> String {
+    /// What error messages call the store.
+    fn name(&self) -> String {
         match &self.path {
-            Some(path) => format!("{verb} the store {}", path.display()),
-            None => format!("{verb} a store in memory"),
+            Some(path) => format!("the store {}", path.display()),
+            None => "a store in memory".into(),
         }
     }
 }
 
 /// Tasks in an SQLite file. Cloning is cheap; the last clone's drop waits for the call under way and closes the file.
 #[derive(Clone)]
-pub struct SqliteStorage(Arc<Shared>);
+pub struct SqliteStorage(Arc<Handle>);
 
-struct Shared {
+/// Fields are dropped in this order: the writer closes the file last, and takes the log beside it away.
+struct Handle {
+    /// A store in memory has one connection, and the writer reads.
+    readers: Option<Threads<ReadCall>>,
+    writer: Threads<WriteCall>,
+    common: Arc<Common>,
     options: Options,
-    store: StoreId,
-    wake: Wake,
-    /// Set once somebody listens: the writer then looks for other processes' commits.
-    is_watched: Arc<AtomicBool>,
-    calls: Calls,
-    threads: Vec<JoinHandle<()>>,
 }
 
-/// The ways to the threads; dropping them ends the threads.
-struct Calls {
-    writer: SyncSender<Call>,
-    /// A store in memory has one connection, and the writer reads.
-    readers: Option<SyncSender<ReadCall>>,
+/// What the threads of a store share.
+struct Common {
+    /// What error messages call the store.
+    name: String,
+    store: StoreId,
+    clock: StoreClock,
+    wake: Wake,
+    /// Set once somebody listens: the writer then looks for other processes' commits.
+    is_watched: AtomicBool,
 }
 
 impl SqliteStorage {
-    /// Opens the store, and creates or migrates it first where necessary.
+    /// Opens the store, and creates or migrates it first where necessary. Blocks while it does.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] where the file can't be opened or written, [`ErrorKind::Broken`] where it is another
@@ -116,118 +116,77 @@ impl SqliteStorage {
     /// locked for too long. The message says what to do.
     pub fn open(options: Options) -> Result<Self, Error> {
         let (conn, store) = schema::open_writer(&options)?;
-        let clock = Arc::new(StoreClock::new(options.clock.clone()));
-        let wake = Wake::new();
-        let is_watched = Arc::new(AtomicBool::new(false));
-        let mut threads = Vec::new();
-
-        let readers = match &options.path {
+        let connections = match &options.path {
             Some(path) => {
-                let (sender, receiver) = mpsc::sync_channel(CALLS_MAX);
-                let connections: Result<Vec<_>, Error> =
-                    (0..READERS).map(|_| schema::open_reader(path, &options)).collect();
-                for (conn, run) in connections?.into_iter().zip(reader::pool(receiver)) {
-                    let (clock, store) = (clock.clone(), store.clone());
-                    threads.push(spawn("steadfast-read", move || run(&conn, &clock, &store))?);
-                }
-                Some(sender)
+                (0..READERS).map(|_| schema::open_reader(path, &options)).collect::<Result<_, _>>()?
             }
-            None => None,
+            None => Vec::new(),
         };
-        let (sender, receiver) = mpsc::sync_channel(CALLS_MAX);
-        let writer =
-            Writer { store: store.clone(), clock, wake: wake.clone(), is_watched: is_watched.clone() };
-        threads.push(spawn("steadfast-write", move || writer.run(&conn, &receiver))?);
-
-        let calls = Calls { writer: sender, readers };
-        Ok(Self(Arc::new(Shared { options, store, wake, is_watched, calls, threads })))
+        let common = Arc::new(Common {
+            name: options.name(),
+            store,
+            clock: StoreClock::new(options.clock.clone()),
+            wake: Wake::new(),
+            is_watched: AtomicBool::new(false),
+        });
+        let readers = if connections.is_empty() {
+            None
+        } else {
+            let common = common.clone();
+            let run = move |conn: &_, calls: &_| reader::run(&common, conn, calls);
+            Some(Threads::start("steadfast-read", connections, run)?)
+        };
+        let writer = {
+            let common = common.clone();
+            let run = move |conn: &_, calls: &_| writer::run(&common, conn, calls);
+            Threads::start("steadfast-write", vec![conn], run)?
+        };
+        Ok(Self(Arc::new(Handle { readers, writer, common, options })))
     }
 
     /// The store's identity, made when it was created.
     pub fn store(&self) -> &StoreId {
-        &self.0.store
-    }
-
-    /// Sends a call to a thread and waits for its answer. A call whose caller is gone before its turn isn't begun.
-    async fn call<C, T>(
-        &self,
-        to: &SyncSender<C>,
-        lost: ErrorKind,
-        call: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> C,
-    ) -> Result<T, Error> {
-        let (answer, answered) = oneshot::channel();
-        to.try_send(call(answer)).map_err(|error| match error {
-            TrySendError::Full(_) => {
-                let message = format!("{CALLS_MAX} calls wait for the store already; is its disk stuck?");
-                Error::new(ErrorKind::Unavailable, message)
-            }
-            TrySendError::Disconnected(_) => {
-                Error::new(ErrorKind::Broken, "the store's thread has ended: this is a bug")
-            }
-        })?;
-        answered.await.unwrap_or_else(|_| {
-            Err(Error::new(lost, "the store's thread ended during the call: this is a bug"))
-        })
+        &self.0.common.store
     }
 }
 
 impl Storage for SqliteStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, Error> {
         let request = request.clone();
-        self.call(&self.0.calls.writer, ErrorKind::Unknown, |answer| Call::Claim(request, answer)).await
+        self.0.writer.call(ErrorKind::Unknown, |answer| WriteCall::Claim(request, answer)).await
     }
 
     async fn apply(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
         let batches = batches.to_vec();
-        self.call(&self.0.calls.writer, ErrorKind::Unknown, |answer| Call::Apply(batches, answer)).await
+        self.0.writer.call(ErrorKind::Unknown, |answer| WriteCall::Apply(batches, answer)).await
     }
 
     async fn read(&self, query: &Query) -> Result<View, Error> {
         let query = query.clone();
-        let lost = ErrorKind::Broken;
-        match &self.0.calls.readers {
-            Some(readers) => self.call(readers, lost, |answer| ReadCall { query, answer }).await,
+        match &self.0.readers {
+            Some(readers) => readers.call(ErrorKind::Broken, |answer| ReadCall { query, answer }).await,
             None => {
-                self.call(&self.0.calls.writer, lost, |answer| Call::Read(ReadCall { query, answer })).await
+                let call = |answer| WriteCall::Read(ReadCall { query, answer });
+                self.0.writer.call(ErrorKind::Broken, call).await
             }
         }
     }
 
     fn hints(&self) -> Hints {
         // In memory there are no other processes to watch.
-        if self.0.options.path.is_some() && !self.0.is_watched.swap(true, Ordering::Relaxed) {
-            // Wakes a writer that sleeps. Where the queue is full it is awake, and looks at the flag after each call.
-            let _ = self.0.calls.writer.try_send(Call::Watch);
+        if self.0.options.path.is_some() && !self.0.common.is_watched.swap(true, Ordering::Relaxed) {
+            // Wakes a writer that sleeps. One that has much to do looks at the flag after each call.
+            self.0.writer.tell(WriteCall::Watch);
         }
-        self.0.wake.listen()
+        self.0.common.wake.listen()
     }
 }
 
 impl fmt::Debug for SqliteStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteStorage")
-            .field("store", &self.0.store)
+            .field("store", self.store())
             .field("options", &self.0.options)
             .finish()
     }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let (closed, _) = mpsc::sync_channel(0);
-        self.calls = Calls { writer: closed, readers: None };
-        for thread in self.threads.drain(..) {
-            // Answering a call can drop the caller's task, and with it the last handle, on the thread that answers.
-            if thread.thread().id() != thread::current().id() {
-                // A thread that panicked has said so, and there is nothing left to do for it.
-                let _ = thread.join();
-            }
-        }
-    }
-}
-
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
-    thread::Builder::new().name(name.into()).spawn(run).map_err(|error| {
-        Error::new(ErrorKind::Unavailable, format!("could not start a thread for the store: {error}"))
-    })
 }

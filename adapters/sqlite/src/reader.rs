@@ -1,83 +1,69 @@
 //! Reads: each in a snapshot of its own, which ends with it.
 
 use std::fmt::Write as _;
-use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, Statement, params_from_iter};
-use steadfast_core::storage::{Answer, Lapsed, Query, TaskFilter, View};
-use steadfast_core::{Error, StoreId, Task, TaskId, Timestamp, WorkerId};
-use tokio::sync::oneshot;
+use steadfast_core::step::Head;
+use steadfast_core::storage::{self, Lapsed, Query, TaskFilter, View};
+use steadfast_core::{Kind, Queue, Slot, State, Task, TaskId, Timestamp, WorkerId};
 
-use crate::READERS;
-use crate::clock::StoreClock;
+use crate::Common;
 use crate::error::classed;
-use crate::row::{ATTEMPT, TASK, attempt, first, task, text, time, unsigned};
+use crate::row::{ATTEMPT, HEAD, TASK, attempt, first, head, task, text, time, unsigned};
+use crate::threads::{Answer, Calls};
 
 /// A question, and where the answer goes.
 pub(crate) struct ReadCall {
     pub(crate) query: Query,
-    pub(crate) answer: oneshot::Sender<Result<View, Error>>,
+    pub(crate) answer: Answer<View>,
 }
 
-/// The bodies of the threads that read: they take turns at waiting for the next call.
-pub(crate) fn pool(
-    calls: Receiver<ReadCall>,
-) -> impl Iterator<Item = impl FnOnce(&Connection, &StoreClock, &StoreId)> {
-    let calls = Arc::new(Mutex::new(calls));
-    std::iter::repeat_n(calls, READERS).map(|calls| {
-        move |conn: &Connection, clock: &StoreClock, store: &StoreId| {
-            let mut reader = Reader::new(conn, clock, store);
-            loop {
-                // Nothing under this lock can panic half-way.
-                let call = calls.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                let Ok(call) = call else { return };
-                match &mut reader {
-                    Ok(reader) => reader.serve(call),
-                    Err(error) => {
-                        let error = classed("prepare the store's statements", error);
-                        let _ = call.answer.send(Err(error));
-                    }
-                }
+/// Serves calls until every handle is gone.
+pub(crate) fn run(common: &Common, conn: &Connection, calls: &Calls<ReadCall>) {
+    let mut reader = Reader::new(common, conn);
+    while let Ok(call) = calls.next(None) {
+        match &mut reader {
+            Ok(reader) => reader.serve(call),
+            Err(error) => {
+                let error = classed(format_args!("prepare statements for {}", common.name), error);
+                // A caller that is gone doesn't mind.
+                let _ = call.answer.send(Err(error));
             }
         }
-    })
+    }
 }
 
 /// A connection that reads, with its statements prepared.
 pub(crate) struct Reader<'c> {
+    common: &'c Common,
     conn: &'c Connection,
-    clock: &'c StoreClock,
-    store: &'c StoreId,
     begin: Statement<'c>,
     end: Statement<'c>,
     mark: Statement<'c>,
     task: Statement<'c>,
+    head: Statement<'c>,
     attempts: Statement<'c>,
     lapsed: Statement<'c>,
 }
 
 impl<'c> Reader<'c> {
-    pub(crate) fn new(
-        conn: &'c Connection,
-        clock: &'c StoreClock,
-        store: &'c StoreId,
-    ) -> rusqlite::Result<Self> {
+    pub(crate) fn new(common: &'c Common, conn: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
+            common,
             conn,
-            clock,
-            store,
             begin: conn.prepare("BEGIN")?,
             end: conn.prepare("COMMIT")?,
             mark: conn.prepare("SELECT clock FROM meta WHERE one = 1")?,
-            task: conn.prepare(&format!("SELECT {TASK} FROM task WHERE id = ?1"))?,
+            task: conn.prepare(&format!("SELECT {TASK} FROM request JOIN task USING (seq) WHERE id = ?1"))?,
+            head: conn.prepare(&format!("SELECT {HEAD} FROM request JOIN task USING (seq) WHERE id = ?1"))?,
             attempts: conn.prepare(&format!(
-                "SELECT {ATTEMPT} FROM attempt WHERE task = (SELECT seq FROM task WHERE id = ?1) ORDER BY fence"
+                "SELECT {ATTEMPT} FROM attempt WHERE task = (SELECT seq FROM request WHERE id = ?1) ORDER BY fence"
             ))?,
             lapsed: conn.prepare(
                 "SELECT id, fence, worker, entered_at IS NOT NULL, rescues, rescues_max, cancel, lease_expires_at
-                 FROM task INDEXED BY task_running WHERE state = 3 AND lease_expires_at <= ?1
+                 FROM task INDEXED BY task_running JOIN request USING (seq)
+                 WHERE state = 3 AND lease_expires_at <= ?1
                  ORDER BY lease_expires_at, seq LIMIT ?2",
             )?,
         })
@@ -93,7 +79,7 @@ impl<'c> Reader<'c> {
                 // A snapshot that stayed open would be what every later call reads.
                 let _ = self.conn.execute_batch("ROLLBACK");
             }
-            classed("read", &error)
+            classed(format_args!("read {}", self.common.name), &error)
         });
         let _ = call.answer.send(view);
     }
@@ -102,44 +88,68 @@ impl<'c> Reader<'c> {
         self.begin.execute([])?;
         // The first statement takes the snapshot. The clock is read after it, so that nothing in it is in the future.
         let mark = Timestamp::from_micros(self.mark.query_one([], |row| row.get(0))?);
-        let as_of = self.clock.now(mark);
+        let as_of = self.common.clock.now(mark);
         let answer = match query {
-            Query::Task(id) => Answer::Task(first(&mut self.task, [id.as_str()], task)?.map(Box::new)),
-            Query::Tasks(filter) => Answer::Tasks(tasks(self.conn, filter)?),
-            Query::Attempts(id) => Answer::Attempts(
+            Query::Task(id) => {
+                storage::Answer::Task(first(&mut self.task, [id.as_str()], task)?.map(Box::new))
+            }
+            Query::Tasks(filter) => storage::Answer::Tasks(tasks(self.conn, filter)?),
+            Query::Attempts(id) => storage::Answer::Attempts(
                 self.attempts.query_and_then([id.as_str()], attempt)?.collect::<Result<_, _>>()?,
             ),
-            Query::Lapsed { limit } => Answer::Lapsed(
+            Query::Heads(ids) => storage::Answer::Heads(self.heads(ids)?),
+            Query::Lapsed { limit } => storage::Answer::Lapsed(
                 self.lapsed
                     .query_and_then((as_of.as_micros(), limit), |row| lapsed(row, as_of))?
                     .collect::<Result<_, _>>()?,
             ),
         };
         self.end.execute([])?;
-        Ok(View { store: self.store.clone(), as_of, answer })
+        Ok(View { store: self.common.store.clone(), as_of, answer })
+    }
+}
+
+impl Reader<'_> {
+    fn heads(&mut self, ids: &[TaskId]) -> rusqlite::Result<Vec<(TaskId, Head)>> {
+        let mut heads = Vec::with_capacity(ids.len());
+        for id in ids {
+            let head = first(&mut self.head, [id.as_str()], |row| head(row, 0))?;
+            heads.extend(head.map(|head| (id.clone(), head)));
+        }
+        Ok(heads)
     }
 }
 
 fn tasks(conn: &Connection, filter: &TaskFilter) -> rusqlite::Result<Vec<Task>> {
-    let mut sql = format!("SELECT {TASK} FROM task WHERE true");
+    // Waiting and running tasks are found in their state's index, however many have ended. All others are looked for
+    // from the newest on, until there are enough. Found first and read afterwards, so that sorting moves numbers only.
+    let index = match filter.state {
+        Some(State::Scheduled) => "INDEXED BY task_scheduled",
+        Some(State::Ready) => "INDEXED BY task_ready",
+        Some(State::Running) => "INDEXED BY task_running",
+        Some(State::Blocked | State::Succeeded | State::Failed | State::Cancelled) | None => "",
+    };
+    let mut found = format!("SELECT seq FROM task {index} CROSS JOIN request USING (seq) WHERE true");
     let mut values: Vec<Value> = Vec::new();
     if let Some(state) = filter.state {
-        // The number itself and no parameter, so that the index of that state can serve.
-        write!(sql, " AND state = {}", state.code()).expect("a string takes any text");
+        // The number itself and no parameter: that is how SQLite knows that the index serves.
+        write!(found, " AND state = {}", state.code()).expect("a string takes any text");
     }
     let texts = [
-        ("queue", filter.queue.as_ref().map(AsRef::<str>::as_ref)),
-        ("slot", filter.slot.as_ref().map(AsRef::as_ref)),
-        ("kind", filter.kind.as_ref().map(AsRef::as_ref)),
+        ("queue", filter.queue.as_ref().map(Queue::as_str)),
+        ("slot", filter.slot.as_ref().map(Slot::as_str)),
+        ("kind", filter.kind.as_ref().map(Kind::as_str)),
     ];
     for (column, text) in texts {
         if let Some(text) = text {
-            write!(sql, " AND {column} = ?").expect("a string takes any text");
+            write!(found, " AND {column} = ?").expect("a string takes any text");
             values.push(Value::Text(text.into()));
         }
     }
-    sql.push_str(" ORDER BY seq DESC LIMIT ?");
+    found.push_str(" ORDER BY seq DESC LIMIT ?");
     values.push(Value::Integer(filter.limit.into()));
+    let sql =
+        format!("SELECT {TASK} FROM task JOIN request USING (seq) WHERE seq IN ({found}) ORDER BY seq DESC");
     conn.prepare_cached(&sql)?.query_and_then(params_from_iter(values), task)?.collect()
 }
 

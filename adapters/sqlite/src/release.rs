@@ -4,7 +4,7 @@ use rusqlite::{Connection, Statement};
 use steadfast_core::decide::{EdgeOutcome, edge};
 use steadfast_core::{Cause, State, TaskId};
 
-use crate::row::{first, on_failure, state, text};
+use crate::row::{first, on_failure, optional, state, text};
 use crate::writer::Tx;
 
 /// A task that has just ended.
@@ -19,6 +19,7 @@ pub(crate) struct Releases<'c> {
     children: Statement<'c>,
     satisfy: Statement<'c>,
     fail: Statement<'c>,
+    leave_slot: Statement<'c>,
 }
 
 impl<'c> Releases<'c> {
@@ -34,8 +35,9 @@ impl<'c> Releases<'c> {
             fail: conn.prepare(
                 "UPDATE task SET state = 5, rev = rev + 1, cause = ?2, error = ?3, finished_at = ?4
                  WHERE seq = ?1 AND state = 0
-                 RETURNING id",
+                 RETURNING slot, (SELECT id FROM request WHERE request.seq = task.seq)",
             )?,
+            leave_slot: conn.prepare("DELETE FROM slot WHERE name = ?1")?,
         })
     }
 
@@ -54,17 +56,26 @@ impl<'c> Releases<'c> {
                         let error = blame(&parent.id, parent.state);
                         let cause = Cause::DependencyFailed.as_str();
                         let params = (child, cause, error, tx.now.as_micros());
-                        let id = first(&mut self.fail, params, |row| text(row, 0))?;
+                        let failed = first(&mut self.fail, params, |row| {
+                            Ok((optional(row, 0, text)?, TaskId::trusted(text(row, 1)?)))
+                        })?;
                         // A child that isn't blocked has ended before, for some other reason.
-                        todo.extend(id.map(|id| Ended {
-                            seq: child,
-                            id: TaskId::trusted(id),
-                            state: State::Failed,
-                        }));
+                        let Some((slot, id)) = failed else { continue };
+                        if let Some(slot) = slot {
+                            self.leave_slot(&slot)?;
+                        }
+                        todo.push(Ended { seq: child, id, state: State::Failed });
                     }
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Makes room for the next holder.
+    pub(crate) fn leave_slot(&mut self, slot: &str) -> rusqlite::Result<()> {
+        let left = self.leave_slot.execute([slot])?;
+        assert_eq!(left, 1, "an unfinished task holds its slot");
         Ok(())
     }
 

@@ -14,33 +14,43 @@ pub(crate) struct Found {
     pub(crate) seq: i64,
     pub(crate) head: Head,
     pub(crate) mark: u64,
-    pub(crate) digest: u64,
     pub(crate) lease_expires_at: Option<i64>,
+    pub(crate) slot: Option<Arc<str>>,
+    pub(crate) has_children: bool,
 }
 
 /// The columns that [`found`] reads.
-pub(crate) const FOUND: &str = "seq, state, rev, fence, cancel IS NOT NULL, mark, digest, lease_expires_at";
+pub(crate) const FOUND: &str = "
+    task.seq, state, rev, fence, cancel IS NOT NULL, mark, lease_expires_at, slot,
+    EXISTS (SELECT 1 FROM edge WHERE parent = task.seq)";
 
 pub(crate) fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
     Ok(Found {
         seq: row.get(0)?,
-        head: Head {
-            state: state(row, 1)?,
-            rev: unsigned(row, 2)?,
-            fence: unsigned(row, 3)?,
-            cancel_requested: row.get(4)?,
-        },
+        head: head(row, 1)?,
         mark: unsigned(row, 5)?,
-        digest: unsigned(row, 6)?,
-        lease_expires_at: row.get(7)?,
+        lease_expires_at: row.get(6)?,
+        slot: optional(row, 7, text)?,
+        has_children: row.get(8)?,
     })
 }
 
-/// The columns that [`task`] reads, for a `SELECT … FROM task`.
+/// The columns that [`head`] reads, from the one given on.
+pub(crate) const HEAD: &str = "state, rev, fence, cancel IS NOT NULL";
+
+pub(crate) fn head(row: &Row<'_>, column: usize) -> rusqlite::Result<Head> {
+    Ok(Head {
+        state: state(row, column)?,
+        rev: unsigned(row, column + 1)?,
+        fence: unsigned(row, column + 2)?,
+        cancel_requested: row.get(column + 3)?,
+    })
+}
+
+/// The columns that [`task`] reads, of the tables `task` and `request`.
 pub(crate) const TASK: &str = "
     id, kind, queue, state, cause, error, rev, attempt, attempts_max, rescues, rescues_max, fence, slot, key, priority,
-    coalesce(payload, (SELECT long.payload FROM long_payload AS long WHERE long.task = task.seq)), output,
-    submitted_at, due_at, claimed_at, entered_at, finished_at, lease_expires_at, worker,
+    payload, output, submitted_at, due_at, claimed_at, entered_at, finished_at, lease_expires_at, worker,
     timeout, backoff_min, backoff_max, cancel, parents_pending, digest, mark";
 
 pub(crate) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {

@@ -27,7 +27,7 @@ pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// Opens the connection that writes, creating or migrating the store, and says which store it is.
 pub(crate) fn open_writer(options: &Options) -> Result<(Connection, StoreId), Error> {
-    let doing = options.doing("open");
+    let doing = format!("open {}", options.name());
     let mut conn = match &options.path {
         Some(path) => open_file(path, &doing)?,
         None => Connection::open_in_memory().map_err(|e| classed(&doing, &e))?,
@@ -41,27 +41,30 @@ pub(crate) fn open_writer(options: &Options) -> Result<(Connection, StoreId), Er
         return Err(Error::new(ErrorKind::Broken, message));
     }
     migrate(&mut conn, &doing)?;
-    // The newest pages of a busy store fit in 64 MiB. A limit on the log keeps a burst from holding disk for ever.
-    let tuning =
-        "PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;";
-    conn.execute_batch(tuning).map_err(|e| classed(&doing, &e))?;
-    if let Some(bytes) = options.bytes_max {
-        let page_bytes: u64 = conn
-            .query_row("PRAGMA page_size", [], |row| row.get::<_, u32>(0))
-            .map_err(|e| classed(&doing, &e))?
-            .into();
-        conn.query_row(&format!("PRAGMA max_page_count = {}", (bytes / page_bytes).max(1)), [], |_| Ok(()))
-            .map_err(|e| classed(&doing, &e))?;
-    }
+    tune(&conn, options).map_err(|e| classed(&doing, &e))?;
     let store = conn
         .query_row("SELECT store FROM meta", [], |row| row.get::<_, String>(0))
         .map_err(|e| classed(&doing, &e))?;
     Ok((conn, StoreId::trusted(store)))
 }
 
+fn tune(conn: &Connection, options: &Options) -> rusqlite::Result<()> {
+    // The busy pages of a large store fit into 64 MiB. A checkpoint every 16 MiB writes a page that has changed often
+    // only once. The limit on the log gives back what a burst took.
+    conn.execute_batch(
+        "PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;",
+    )?;
+    if let Some(bytes) = options.bytes_max {
+        let page_bytes: u32 = conn.query_one("PRAGMA page_size", [], |row| row.get(0))?;
+        let pages = (bytes / u64::from(page_bytes)).max(1);
+        conn.query_one(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+    }
+    Ok(())
+}
+
 /// Opens one of the connections that read.
 pub(crate) fn open_reader(path: &Path, options: &Options) -> Result<Connection, Error> {
-    let doing = options.doing("open");
+    let doing = format!("open {}", options.name());
     let mut conn = open_file(path, &doing)?;
     configure(&mut conn, options)
         .and_then(|()| conn.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192;"))
@@ -125,34 +128,46 @@ fn write_ahead(conn: &Connection) -> rusqlite::Result<String> {
 
 /// Brings the schema up to date, with every other writer locked out.
 fn migrate(conn: &mut Connection, doing: &str) -> Result<(), Error> {
+    // Looked at first without a lock: the store is mostly as it should be, and perhaps busy.
+    if missing(conn, doing)?.is_empty() {
+        return Ok(());
+    }
     let tx = conn
         .transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)
         .map_err(|e| classed(doing, &e))?;
-    let number =
-        |sql: &str| tx.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(|e| classed(doing, &e));
-    let version = number("PRAGMA user_version")?;
-    let is_ours = number("PRAGMA application_id")? == i64::from(APPLICATION_ID);
-    let is_empty = number("SELECT count(*) FROM sqlite_schema")? == 0;
-    if !is_ours && !is_empty {
-        let message =
-            format!("could not {doing}: it is an SQLite database of another program; choose another path");
-        return Err(Error::new(ErrorKind::Broken, message));
-    }
-    let version = if is_empty { 0 } else { version };
-    let Some(missing) = usize::try_from(version).ok().and_then(|version| MIGRATIONS.get(version..)) else {
-        let message = format!(
-            "could not {doing}: its schema has version {version}, and this program knows those up to {VERSION}; \
-             run the newer program that made it"
-        );
-        return Err(Error::new(ErrorKind::Broken, message));
-    };
-    if missing.is_empty() {
-        return Ok(());
-    }
-    for migration in missing {
+    // Another process may have been faster.
+    for migration in missing(&tx, doing)? {
         tx.execute_batch(migration).map_err(|e| classed(doing, &e))?;
     }
     tx.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"))
         .and_then(|()| tx.commit())
         .map_err(|e| classed(doing, &e))
+}
+
+/// The migrations that the file still needs, if it is one of ours or empty.
+fn missing(conn: &Connection, doing: &str) -> Result<&'static [&'static str], Error> {
+    // One statement, so that all three are from one snapshot.
+    let (application_id, version, tables): (i32, i64, i64) = conn
+        .query_one(
+            "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)
+             FROM pragma_application_id, pragma_user_version",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .map_err(|e| classed(doing, &e))?;
+    if tables == 0 {
+        return Ok(&MIGRATIONS);
+    }
+    if application_id != APPLICATION_ID {
+        let message =
+            format!("could not {doing}: it is an SQLite database of another program; choose another path");
+        return Err(Error::new(ErrorKind::Broken, message));
+    }
+    usize::try_from(version).ok().and_then(|version| MIGRATIONS.get(version..)).ok_or_else(|| {
+        let message = format!(
+            "could not {doing}: its schema has version {version}, and this program knows those up to {VERSION}; \
+             run the newer program that made it"
+        );
+        Error::new(ErrorKind::Broken, message)
+    })
 }

@@ -1,5 +1,6 @@
 -- Version 1. Times are microseconds since the Unix epoch by the store's clock, durations microseconds; states have
--- the codes of `State`, causes and policies are their words.
+-- the codes of `State`, causes and policies are their words. Names were checked where they entered; checked here is what
+-- callers and handlers say in their own words.
 
 CREATE TABLE meta (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -14,66 +15,65 @@ CREATE TABLE queue (
     concurrency INTEGER NOT NULL CHECK (concurrency >= 0)
 ) STRICT, WITHOUT ROWID;
 
--- What is read together stands together, and the long columns stand last.
-CREATE TABLE task (
+-- What was asked for: written once. Long payloads never move again.
+CREATE TABLE request (
     seq INTEGER PRIMARY KEY, -- the order of arrival
     id TEXT NOT NULL,
-    state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 6),
-    rev INTEGER NOT NULL DEFAULT 0,
-    fence INTEGER NOT NULL DEFAULT 0,
-    mark INTEGER NOT NULL DEFAULT 0,
-    lease_expires_at INTEGER,
-    queue TEXT NOT NULL,
     kind TEXT NOT NULL,
-    slot TEXT,
     key TEXT,
-    priority INTEGER NOT NULL,
-    attempt INTEGER NOT NULL DEFAULT 0,
     attempts_max INTEGER NOT NULL,
-    rescues INTEGER NOT NULL DEFAULT 0,
     rescues_max INTEGER NOT NULL,
     timeout INTEGER NOT NULL,
     backoff_min INTEGER NOT NULL,
     backoff_max INTEGER NOT NULL,
-    parents_pending INTEGER NOT NULL DEFAULT 0,
     digest INTEGER NOT NULL,
     submitted_at INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    CONSTRAINT "a payload has at most 64 MiB" CHECK (length(payload) <= 67108864)
+) STRICT;
+CREATE UNIQUE INDEX request_id ON request (id);
+CREATE UNIQUE INDEX request_key ON request (key) WHERE key IS NOT NULL;
+
+-- What became of it: written anew with every change, so that it is kept narrow.
+CREATE TABLE task (
+    seq INTEGER PRIMARY KEY, -- the request's
+    state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 6),
+    rev INTEGER NOT NULL DEFAULT 0,
+    fence INTEGER NOT NULL DEFAULT 0,
+    mark INTEGER NOT NULL DEFAULT 0,
+    queue TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    parents_pending INTEGER NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    rescues INTEGER NOT NULL DEFAULT 0,
     due_at INTEGER NOT NULL,
     claimed_at INTEGER,
     entered_at INTEGER,
     finished_at INTEGER,
+    lease_expires_at INTEGER,
     worker TEXT,
+    slot TEXT,
     cause TEXT,
     cancel TEXT,
     error TEXT,
-    payload BLOB, -- NULL: it is long, and stands in `long_payload`
     output BLOB,
     CONSTRAINT "only a running task has a lease" CHECK ((state = 3) = (lease_expires_at IS NOT NULL)),
     CONSTRAINT "a given-back attempt was counted" CHECK (attempt >= 0),
     CONSTRAINT "a blocked task waits for a parent" CHECK (parents_pending >= (state = 0)),
-    CONSTRAINT "names have no NUL bytes"
-        CHECK (instr(id || kind || queue || coalesce(slot, '') || coalesce(key, ''), char(0)) = 0),
-    CONSTRAINT "a worker's name has no NUL bytes" CHECK (instr(worker, char(0)) = 0),
     CONSTRAINT "an error text has no NUL bytes" CHECK (instr(error, char(0)) = 0),
     CONSTRAINT "a cancel reason has no NUL bytes" CHECK (instr(cancel, char(0)) = 0),
-    CONSTRAINT "a payload has at most 64 MiB" CHECK (length(payload) <= 67108864),
     CONSTRAINT "an output has at most 64 MiB" CHECK (length(output) <= 67108864)
 ) STRICT;
-
-CREATE UNIQUE INDEX task_id ON task (id);
-CREATE UNIQUE INDEX task_key ON task (key) WHERE key IS NOT NULL;
-CREATE UNIQUE INDEX task_slot ON task (slot) WHERE slot IS NOT NULL AND state < 4;
+-- Each also holds seq, as every index does.
 CREATE INDEX task_scheduled ON task (queue, due_at) WHERE state = 1;
-CREATE INDEX task_ready ON task (queue, priority) WHERE state = 2; -- and seq, as in every index
-CREATE INDEX task_running ON task (queue) WHERE state = 3; -- without the lease, so that renewing leaves it alone
-CREATE INDEX task_failed ON task (state) WHERE state = 5;
+CREATE INDEX task_ready ON task (queue, priority) WHERE state = 2;
+CREATE INDEX task_running ON task (queue) WHERE state = 3; -- not the lease, so that a renewal leaves it alone
 
--- A row that is updated is written anew: long payloads stay out of it.
-CREATE TABLE long_payload (
-    task INTEGER PRIMARY KEY,
-    payload BLOB NOT NULL,
-    CONSTRAINT "a payload has at most 64 MiB" CHECK (length(payload) <= 67108864)
-) STRICT;
+-- Who holds which slot: a row from the insert to the end. (An index on `task` would cost every task's every change.)
+CREATE TABLE slot (
+    name TEXT PRIMARY KEY,
+    task INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE edge (
     parent INTEGER NOT NULL,

@@ -4,8 +4,8 @@
 //! UPDATE that answers with RETURNING.
 
 use rusqlite::{Connection, Statement};
-use steadfast_core::State;
-use steadfast_core::step::{Guard, Head, Receipt, Refusal, Renewal, States, Transition};
+use steadfast_core::step::{Change, Guard, Head, Receipt, Refusal, Renewal, States, Transition};
+use steadfast_core::{Cause, State};
 
 use crate::apply::Done;
 use crate::release::{Ended, Releases};
@@ -15,9 +15,10 @@ use crate::writer::Tx;
 pub(crate) struct Transitions<'c> {
     find: Statement<'c>,
     change: Statement<'c>,
+    /// The same for [`is_plain_end`], the common case: it writes less.
+    end: Statement<'c>,
     keep_attempt: Statement<'c>,
     attempt_mark: Statement<'c>,
-    has_limits: Statement<'c>,
     renew: Statement<'c>,
     releases: Releases<'c>,
 }
@@ -25,13 +26,21 @@ pub(crate) struct Transitions<'c> {
 impl<'c> Transitions<'c> {
     pub(crate) fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
-            find: conn.prepare(&format!("SELECT {FOUND} FROM task WHERE id = ?1"))?,
+            find: conn.prepare(&format!(
+                "SELECT {FOUND} FROM task WHERE seq = (SELECT seq FROM request WHERE id = ?1)"
+            ))?,
             change: conn.prepare(
                 "UPDATE task SET state = ?2, rev = rev + 1, mark = ?3,
                      cause = coalesce(?4, cause), error = iif(?4 IS NULL, error, ?5), output = coalesce(?6, output),
-                     cancel = coalesce(?7, cancel), entered_at = coalesce(entered_at, ?8), finished_at = ?9,
+                     entered_at = coalesce(entered_at, ?7), finished_at = ?8, cancel = coalesce(?9, cancel),
                      due_at = coalesce(?10, due_at), attempt = attempt - ?11, rescues = rescues + ?12,
                      lease_expires_at = iif(?2 = 3, lease_expires_at, NULL)
+                 WHERE seq = ?1",
+            )?,
+            end: conn.prepare(
+                "UPDATE task SET state = ?2, rev = rev + 1, mark = ?3,
+                     cause = ?4, error = ?5, output = coalesce(?6, output),
+                     entered_at = coalesce(entered_at, ?7), finished_at = ?8, lease_expires_at = NULL
                  WHERE seq = ?1",
             )?,
             keep_attempt: conn.prepare(
@@ -40,10 +49,9 @@ impl<'c> Transitions<'c> {
                  FROM task WHERE seq = ?1",
             )?,
             attempt_mark: conn.prepare("SELECT mark FROM attempt WHERE task = ?1 AND fence = ?2")?,
-            has_limits: conn.prepare("SELECT EXISTS (SELECT 1 FROM queue)")?,
             renew: conn.prepare(
                 "UPDATE task SET lease_expires_at = ?3, entered_at = coalesce(entered_at, ?4)
-                 WHERE id = ?1 AND state = 3 AND fence = ?2
+                 WHERE seq = (SELECT seq FROM request WHERE id = ?1) AND state = 3 AND fence = ?2
                  RETURNING cancel",
             )?,
             releases: Releases::new(conn)?,
@@ -67,15 +75,17 @@ impl<'c> Transitions<'c> {
             self.keep_attempt.execute((found.seq, given_back, tx.now.as_micros()))?;
         }
         if head.state.is_terminal() {
-            self.releases
-                .release(tx, Ended { seq: found.seq, id: transition.task.clone(), state: head.state })?;
+            if let Some(slot) = &found.slot {
+                self.releases.leave_slot(slot)?;
+            }
+            if found.has_children {
+                let ended = Ended { seq: found.seq, id: transition.task.clone(), state: head.state };
+                self.releases.release(tx, ended)?;
+            }
         }
         tx.hint.changed = true;
         tx.hint.ready |= head.state == State::Ready;
-        if was_running && head.state != State::Running && !tx.hint.ready {
-            // The end of one attempt makes room for another where a limit kept it waiting.
-            tx.hint.ready = self.has_limits.query_one([], |row| row.get(0))?;
-        }
+        tx.made_room |= was_running && head.state != State::Running;
         Ok(Done::Applied(Receipt::Moved(head)))
     }
 
@@ -95,21 +105,36 @@ impl<'c> Transitions<'c> {
 
     fn change(&mut self, tx: &Tx, transition: &Transition, found: &Found) -> rusqlite::Result<Head> {
         let change = &transition.change;
-        let now = tx.now.as_micros();
-        let changed = self.change.execute((
-            found.seq,
-            change.to.code(),
-            transition.mark.cast_signed(),
-            change.cause.map(|cause| cause.as_str()),
-            change.error.as_deref(),
-            change.output.as_deref(),
-            change.request_cancel.as_deref(),
-            change.entered.map(|ago| (tx.now - ago).as_micros()),
-            change.to.is_terminal().then_some(now),
-            (change.to == State::Scheduled).then(|| (tx.now + change.delay).as_micros()),
-            change.give_back_attempt,
-            change.rescue,
-        ))?;
+        let mark = transition.mark.cast_signed();
+        let cause = change.cause.map(Cause::as_str);
+        let entered_at = change.entered.map(|ago| (tx.now - ago).as_micros());
+        let changed = if is_plain_end(change) {
+            self.end.execute((
+                found.seq,
+                change.to.code(),
+                mark,
+                cause,
+                change.error.as_deref(),
+                change.output.as_deref(),
+                entered_at,
+                tx.now.as_micros(),
+            ))?
+        } else {
+            self.change.execute((
+                found.seq,
+                change.to.code(),
+                mark,
+                cause,
+                change.error.as_deref(),
+                change.output.as_deref(),
+                entered_at,
+                change.to.is_terminal().then_some(tx.now.as_micros()),
+                change.request_cancel.as_deref(),
+                (change.to == State::Scheduled).then(|| (tx.now + change.delay).as_micros()),
+                change.give_back_attempt,
+                change.rescue,
+            ))?
+        };
         assert_eq!(changed, 1, "the write lock is held since the task was found");
         Ok(Head {
             state: change.to,
@@ -131,6 +156,14 @@ impl<'c> Transitions<'c> {
             None => Refusal::NotFound,
         }))
     }
+}
+
+fn is_plain_end(change: &Change) -> bool {
+    change.to.is_terminal()
+        && change.cause.is_some()
+        && change.request_cancel.is_none()
+        && !change.give_back_attempt
+        && !change.rescue
 }
 
 fn holds(guard: &Guard, found: &Found, tx: &Tx) -> bool {

@@ -4,41 +4,32 @@
 //! (Several calls could share a commit. That they don't is deliberate: whoever wants many writes in one commit puts
 //! them into one call, as the core's committer does, where the simulator explores it.)
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Statement};
 use steadfast_core::storage::{ClaimRequest, Claimed};
-use steadfast_core::wake::{Hint, Wake};
-use steadfast_core::{Batch, Error, Outcome, StoreId, Timestamp};
-use tokio::sync::oneshot;
+use steadfast_core::wake::Hint;
+use steadfast_core::{Batch, Error, Outcome, Timestamp};
 
+use crate::Common;
 use crate::apply::Steps;
 use crate::claim::Claims;
-use crate::clock::StoreClock;
 use crate::error::{classed, of_commit};
 use crate::reader::{ReadCall, Reader};
+use crate::threads::{Answer, Calls};
 
 /// How often the writer looks for other processes' commits, while somebody listens.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
 
 /// What a caller asks of the writer, and where the answer goes.
-pub(crate) enum Call {
-    Claim(ClaimRequest, oneshot::Sender<Result<Claimed, Error>>),
-    Apply(Vec<Batch>, oneshot::Sender<Result<Vec<Outcome>, Error>>),
+pub(crate) enum WriteCall {
+    Claim(ClaimRequest, Answer<Claimed>),
+    Apply(Vec<Batch>, Answer<Vec<Outcome>>),
     Read(ReadCall),
     /// Somebody listens for hints now.
     Watch,
-}
-
-/// What the writer's thread is given.
-pub(crate) struct Writer {
-    pub(crate) store: StoreId,
-    pub(crate) clock: Arc<StoreClock>,
-    pub(crate) wake: Wake,
-    pub(crate) is_watched: Arc<AtomicBool>,
 }
 
 /// One write transaction, as the steps in it see it.
@@ -47,66 +38,59 @@ pub(crate) struct Tx {
     pub(crate) now: Timestamp,
     /// What the commit will be worth waking up for.
     pub(crate) hint: Hint,
+    /// Whether an attempt has ended, which may let another begin that a queue's limit kept waiting.
+    pub(crate) made_room: bool,
 }
 
-impl Writer {
-    /// Serves calls until every handle is gone.
-    pub(crate) fn run(self, conn: &Connection, calls: &Receiver<Call>) {
-        let mut session = match Session::new(&self, conn) {
-            Ok(session) => session,
-            Err(error) => {
-                // The statements don't fit the schema that was just checked. Calls are answered all the same.
-                let error = classed("prepare the store's statements", &error);
-                while let Ok(call) = calls.recv() {
-                    call.fail(&error);
-                }
-                return;
+/// Serves calls until every handle is gone.
+pub(crate) fn run(common: &Common, conn: &Connection, calls: &Calls<WriteCall>) {
+    let mut writer = match Writer::new(common, conn) {
+        Ok(writer) => writer,
+        Err(error) => {
+            // The statements don't fit the schema that was checked a moment ago. Calls are answered all the same.
+            let error = classed(format_args!("prepare statements for {}", common.name), &error);
+            while let Ok(call) = calls.next(None) {
+                call.fail(&error);
             }
-        };
-        let mut looked = Instant::now();
-        loop {
-            let is_watched = self.is_watched.load(Ordering::Relaxed);
-            if is_watched && looked.elapsed() >= WATCH_EVERY {
-                session.look_for_others();
-                looked = Instant::now();
-            }
-            let call = if is_watched {
-                match calls.recv_timeout(WATCH_EVERY) {
-                    Ok(call) => call,
-                    Err(RecvTimeoutError::Timeout) => continue,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
-            } else {
-                match calls.recv() {
-                    Ok(call) => call,
-                    Err(_) => return,
-                }
-            };
-            session.serve(call);
+            return;
+        }
+    };
+    let mut looked = Instant::now();
+    loop {
+        let is_watched = common.is_watched.load(Ordering::Relaxed);
+        if is_watched && looked.elapsed() >= WATCH_EVERY {
+            writer.look_for_others();
+            looked = Instant::now();
+        }
+        match calls.next(is_watched.then_some(WATCH_EVERY)) {
+            Ok(call) => writer.serve(call),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
-impl Call {
+impl WriteCall {
     fn fail(self, error: &Error) {
         // A caller that is gone doesn't mind.
         match self {
-            Call::Claim(_, answer) => drop(answer.send(Err(error.clone()))),
-            Call::Apply(_, answer) => drop(answer.send(Err(error.clone()))),
-            Call::Read(call) => drop(call.answer.send(Err(error.clone()))),
-            Call::Watch => {}
+            WriteCall::Claim(_, answer) => drop(answer.send(Err(error.clone()))),
+            WriteCall::Apply(_, answer) => drop(answer.send(Err(error.clone()))),
+            WriteCall::Read(call) => drop(call.answer.send(Err(error.clone()))),
+            WriteCall::Watch => {}
         }
     }
 }
 
 /// The connection with every statement prepared.
-struct Session<'c> {
-    writer: &'c Writer,
+struct Writer<'c> {
+    common: &'c Common,
     conn: &'c Connection,
     begin: Statement<'c>,
     commit: Statement<'c>,
     mark: Statement<'c>,
     set_mark: Statement<'c>,
+    has_limits: Statement<'c>,
     data_version: Statement<'c>,
     data_version_seen: i64,
     claims: Claims<'c>,
@@ -114,87 +98,87 @@ struct Session<'c> {
     reader: Reader<'c>,
 }
 
-impl<'c> Session<'c> {
-    fn new(writer: &'c Writer, conn: &'c Connection) -> rusqlite::Result<Self> {
+impl<'c> Writer<'c> {
+    fn new(common: &'c Common, conn: &'c Connection) -> rusqlite::Result<Self> {
         let mut data_version = conn.prepare("PRAGMA data_version")?;
         Ok(Self {
-            writer,
+            common,
             conn,
             begin: conn.prepare("BEGIN IMMEDIATE")?,
             commit: conn.prepare("COMMIT")?,
             mark: conn.prepare("SELECT clock FROM meta WHERE one = 1")?,
-            set_mark: conn.prepare("UPDATE meta SET clock = max(clock, ?1) WHERE one = 1")?,
+            set_mark: conn.prepare("UPDATE meta SET clock = ?1 WHERE one = 1")?,
+            has_limits: conn.prepare("SELECT EXISTS (SELECT 1 FROM queue)")?,
             data_version_seen: data_version.query_one([], |row| row.get(0))?,
             data_version,
             claims: Claims::new(conn)?,
             steps: Steps::new(conn)?,
-            reader: Reader::new(conn, &writer.clock, &writer.store)?,
+            reader: Reader::new(common, conn)?,
         })
     }
 
-    fn serve(&mut self, call: Call) {
+    fn serve(&mut self, call: WriteCall) {
         match call {
-            Call::Claim(_, answer) if answer.is_closed() => {}
-            Call::Apply(_, answer) if answer.is_closed() => {}
-            Call::Claim(request, answer) => {
-                let claimed = self.transact("claim", |s, tx| s.claims.claim(tx, &request));
+            WriteCall::Claim(_, answer) if answer.is_closed() => {}
+            WriteCall::Apply(_, answer) if answer.is_closed() => {}
+            WriteCall::Claim(request, answer) => {
+                let claimed = self.transact("claim from", |writer, tx| writer.claims.claim(tx, &request));
                 let _ = answer.send(claimed);
             }
-            Call::Apply(batches, answer) => {
-                let outcomes = self.transact("apply", |s, tx| {
-                    batches.iter().map(|batch| s.steps.apply(tx, batch)).collect()
+            WriteCall::Apply(batches, answer) => {
+                let outcomes = self.transact("apply steps to", |writer, tx| {
+                    batches.iter().map(|batch| writer.steps.apply(tx, batch)).collect()
                 });
                 let _ = answer.send(outcomes);
             }
-            Call::Read(call) => self.reader.serve(call),
-            Call::Watch => {}
+            WriteCall::Read(call) => self.reader.serve(call),
+            WriteCall::Watch => {}
         }
     }
 
     /// Runs one write transaction, and wakes whom it concerns.
     fn transact<T>(
         &mut self,
-        doing: &str,
+        verb: &str,
         work: impl FnOnce(&mut Self, &mut Tx) -> rusqlite::Result<T>,
     ) -> Result<T, Error> {
-        // IMMEDIATE takes the write lock before anything is read, so that no decision is made on an old snapshot.
-        self.begin.execute([]).map_err(|error| classed(doing, &error))?;
-        match self.inside(work) {
-            Ok((value, hint)) => match self.commit.execute([]) {
-                Ok(_) => {
-                    if hint != Hint::default() {
-                        self.writer.wake.notify(hint);
-                    }
-                    Ok(value)
-                }
-                Err(error) => {
-                    self.roll_back();
-                    Err(of_commit(doing, &error))
-                }
-            },
-            Err(error) => {
-                self.roll_back();
-                Err(classed(doing, &error))
-            }
+        let name = &self.common.name;
+        // IMMEDIATE takes the write lock before anything is read, so that nothing is decided on an old snapshot.
+        self.begin.execute([]).map_err(|error| classed(format_args!("{verb} {name}"), &error))?;
+        let (value, hint) = self.work(work).map_err(|error| {
+            self.roll_back();
+            classed(format_args!("{verb} {name}"), &error)
+        })?;
+        self.commit.execute([]).map_err(|error| {
+            self.roll_back();
+            of_commit(format_args!("{verb} {name}"), &error)
+        })?;
+        if hint != Hint::default() {
+            self.common.wake.notify(hint);
         }
+        Ok(value)
     }
 
-    fn inside<T>(
+    /// The part of a transaction between its BEGIN and its COMMIT.
+    fn work<T>(
         &mut self,
         work: impl FnOnce(&mut Self, &mut Tx) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<(T, Hint)> {
         let mark = Timestamp::from_micros(self.mark.query_one([], |row| row.get(0))?);
-        let mut tx = Tx { now: self.writer.clock.now(mark), hint: Hint::default() };
+        let mut tx = Tx { now: self.common.clock.now(mark), hint: Hint::default(), made_room: false };
         let changes = self.conn.total_changes();
         let value = work(self, &mut tx)?;
-        if self.conn.total_changes() != changes && self.writer.clock.is_mark_due(tx.now, mark) {
+        if self.conn.total_changes() != changes && self.common.clock.is_mark_due(tx.now, mark) {
             self.set_mark.execute([tx.now.as_micros()])?;
+        }
+        if tx.made_room && !tx.hint.ready {
+            tx.hint.ready = self.has_limits.query_one([], |row| row.get(0))?;
         }
         Ok((value, tx.hint))
     }
 
-    /// After FULL, IOERR, NOMEM and INTERRUPT, SQLite may have rolled back by itself: then a ROLLBACK would be an error,
-    /// and, much worse, a further statement would be committed alone. So the first error ends the call's work.
+    /// After FULL, IOERR, NOMEM and INTERRUPT, SQLite may have rolled back by itself. Then a ROLLBACK would be an error,
+    /// and, much worse, a further statement would be committed alone: so the first error ends the work.
     fn roll_back(&self) {
         if !self.conn.is_autocommit() {
             // Where even this fails, the next BEGIN finds the transaction open and fails too: nothing is committed.
@@ -210,7 +194,7 @@ impl<'c> Session<'c> {
             && version != self.data_version_seen
         {
             self.data_version_seen = version;
-            self.writer.wake.notify(Hint::BOTH);
+            self.common.wake.notify(Hint::BOTH);
         }
     }
 }

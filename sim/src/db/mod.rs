@@ -9,17 +9,18 @@
 //! It must not know about time, futures, tasks or faults, and must not make a choice of its own: whatever is open
 //! in a real database (who runs next, when a connection is lost) is the caller's to choose.
 //!
-//! Where it may differ from PostgreSQL: it serves waiters for the same unique key in their order of arrival
-//! (PostgreSQL lets them race), the victim of a deadlock is always the last to wait, rows without an order are
+//! Where several waiters may go on at once, PostgreSQL lets them race; here the caller chooses the order, and
+//! whoever takes [`Db::runnable`] as it comes serves them in the order of their arrival. Where it differs: the
+//! victim of a deadlock is always the last to wait (PostgreSQL's too, but for races), rows without an order are
 //! met in the order of their keys, and there are neither SERIALIZABLE nor savepoints in PostgreSQL mode.
 
-mod error;
 mod row;
-mod running;
-mod sessions;
-mod snapshot;
 mod statement;
+mod error;
+mod sessions;
+mod running;
 mod store;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 

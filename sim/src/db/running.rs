@@ -21,18 +21,14 @@ pub(super) struct Journal<R: Row> {
     pub(super) xid: Option<Xid>,
     pub(super) undo: Vec<Undo<R>>,
     pub(super) locked: Vec<(Table, R::Key)>,
-    /// It has changed something, even if it took that back: SQLite then writes pages when it commits.
+    /// It has changed a row, even if it took that back: SQLite then writes pages when it commits. A row that was
+    /// refused doesn't count.
     pub(super) dirty: bool,
 }
 
 impl<R: Row> Journal<R> {
     pub(super) fn new() -> Self {
         Self { xid: None, undo: Vec::new(), locked: Vec::new(), dirty: false }
-    }
-
-    fn record(&mut self, undo: Undo<R>) {
-        self.undo.push(undo);
-        self.dirty = true;
     }
 }
 
@@ -42,9 +38,18 @@ pub(super) enum Stop<R: Row> {
     Failed(ErrorClass),
     Waits {
         xids: Vec<Xid>,
-        /// The row lock it waits for; none if it waits for a unique key.
-        row: Option<(Table, R::Key, LockMode)>,
+        /// The row lock for which it queues; none if it waits for a unique key or outside the queue.
+        place: Option<Place<R>>,
     },
+}
+
+/// The row version for which a statement queues, and the lock that it wants.
+#[derive(Debug)]
+pub(super) struct Place<R: Row> {
+    pub(super) table: Table,
+    pub(super) key: R::Key,
+    pub(super) version: VersionId,
+    pub(super) mode: LockMode,
 }
 
 pub(super) struct Running<R: Row> {
@@ -61,7 +66,8 @@ enum Part<R: Row> {
     Lock { select: Select<R>, mode: LockMode, targets: Targets<R> },
     Update { rows: Rows<R>, change: Change<R>, targets: Targets<R>, entering: Option<Entering<R>> },
     Delete { rows: Rows<R>, targets: Targets<R> },
-    Insert { rows: VecDeque<R>, on_conflict: OnConflict, entering: Option<Entering<R>> },
+    Insert { rows: VecDeque<R>, entering: Option<Entering<R>> },
+    InsertOrNothing { rows: VecDeque<R>, probed: usize },
 }
 
 /// The rows that a part found in its snapshot; the first is the one it is at. Found when the part first runs.
@@ -128,8 +134,8 @@ impl<R: Row> Running<R> {
                 writer.update(rows, change, targets, entering)
             }
             Part::Delete { rows, targets } => writer.delete(rows, targets),
-            Part::Insert { rows, on_conflict: OnConflict::Fail, entering } => writer.insert(rows, entering),
-            Part::Insert { rows, on_conflict: OnConflict::Nothing, .. } => writer.insert_or_nothing(rows),
+            Part::Insert { rows, entering } => writer.insert(rows, entering),
+            Part::InsertOrNothing { rows, probed } => writer.insert_or_nothing(rows, probed),
         }
     }
 }
@@ -143,7 +149,10 @@ impl<R: Row> Part<R> {
             },
             Body::Update { rows, change } => Self::Update { rows, change, targets: None, entering: None },
             Body::Delete { rows } => Self::Delete { rows, targets: None },
-            Body::Insert { rows, on_conflict } => Self::Insert { rows, on_conflict, entering: None },
+            Body::Insert { rows, on_conflict: OnConflict::Fail } => Self::Insert { rows, entering: None },
+            Body::Insert { rows, on_conflict: OnConflict::Nothing } => {
+                Self::InsertOrNothing { rows, probed: 0 }
+            }
         }
     }
 }
@@ -185,11 +194,11 @@ impl<R: Row> Writer<'_, R> {
         while self.answer.len() < select.limit {
             let Some((key, seen)) = targets.peek() else { break };
             let (version, moved) = match self.store.lock((table, key), *seen, |_| mode, self.claim()) {
-                Locked::Wait(_) if select.skip_locked => {
+                Locked::Wait { skippable: true, .. } if select.skip_locked => {
                     targets.next();
                     continue;
                 }
-                locked => match settle(locked, || (table, key.clone(), mode))? {
+                locked => match settle(locked, table, key)? {
                     None => {
                         targets.next();
                         continue;
@@ -221,13 +230,17 @@ impl<R: Row> Writer<'_, R> {
         loop {
             self.enter(entering)?;
             let Some((key, seen)) = targets.peek() else { return Ok(()) };
+            let seen_row = self.store.row(rows.table, key, *seen);
+            let mut new = change(seen_row);
+            check(&new)?;
             let mode = |row: &R| update_mode(row, &change(row));
-            check(&change(self.store.row(rows.table, key, *seen)))?;
             let locked = self.store.lock((rows.table, key), *seen, mode, self.claim());
-            let wanted = || (rows.table, key.clone(), mode(self.store.row(rows.table, key, *seen)));
-            if let Some((version, moved)) = settle(locked, wanted)? {
+            if let Some((version, moved)) = settle(locked, rows.table, key)? {
                 let row = self.store.row(rows.table, key, version);
-                let (new, matches) = (change(row), !moved || rows.matches(row));
+                if moved {
+                    new = change(row);
+                }
+                let matches = !moved || rows.matches(row);
                 let mode = update_mode(row, &new);
                 let kept = |unique: &R::Unique| row.uniques().any(|held| held == *unique);
                 let uniques: Vec<R::Unique> = new.uniques().filter(|unique| !kept(unique)).collect();
@@ -241,7 +254,7 @@ impl<R: Row> Writer<'_, R> {
                         "an update keeps the key: {new:?}"
                     );
                     let undo = self.store.end_version(rows.table, key, self.stamp, mode, false);
-                    self.journal.record(undo);
+                    self.journal.undo.push(undo);
                     *entering = Some(self.write(new, uniques));
                 }
             }
@@ -257,15 +270,15 @@ impl<R: Row> Writer<'_, R> {
         while let Some((key, seen)) = targets.peek() {
             let mode = LockMode::Update;
             let locked = self.store.lock((rows.table, key), *seen, |_| mode, self.claim());
-            if let Some((version, moved)) = settle(locked, || (rows.table, key.clone(), mode))? {
+            if let Some((version, moved)) = settle(locked, rows.table, key)? {
                 let row = self.store.row(rows.table, key, version).clone();
                 if moved {
                     self.add_lock(rows.table, key, mode);
                 }
                 if !moved || rows.matches(&row) {
                     let undo = self.store.end_version(rows.table, key, self.stamp, mode, true);
-                    self.journal.record(undo);
-                    self.answer.push(row);
+                    self.journal.undo.push(undo);
+                    self.changed(row);
                 }
             }
             targets.next();
@@ -281,7 +294,7 @@ impl<R: Row> Writer<'_, R> {
             match self.store.probe_key(row.table(), &row.key(), self.stamp.xid) {
                 Probe::Free => {}
                 Probe::Taken { .. } => return Err(Stop::Failed(ErrorClass::UniqueViolation)),
-                Probe::InFlight(xid) => return Err(Stop::Waits { xids: vec![xid], row: None }),
+                Probe::InFlight(xid) => return Err(Stop::Waits { xids: vec![xid], place: None }),
             }
             let row = rows.pop_front().expect("looked at above");
             let uniques = row.uniques().collect();
@@ -289,33 +302,44 @@ impl<R: Row> Writer<'_, R> {
         }
     }
 
-    fn insert_or_nothing(&mut self, rows: &mut VecDeque<R>) -> Result<(), Stop<R>> {
+    /// `probed` is how many indexes had no conflict when the statement had to wait for the next one. After the
+    /// wait it goes on there, and only when it inserts does it look at all of them again.
+    fn insert_or_nothing(&mut self, rows: &mut VecDeque<R>, probed: &mut usize) -> Result<(), Stop<R>> {
         while let Some(row) = rows.front() {
             check(row)?;
-            let by_key =
-                std::iter::once_with(|| self.store.probe_key(row.table(), &row.key(), self.stamp.xid));
-            let by_unique = row.uniques().map(|u| self.store.probe_unique(&u, None, self.stamp.xid));
-            let in_the_way = by_key.chain(by_unique).find(|probe| !matches!(probe, Probe::Free));
-            match in_the_way {
-                Some(Probe::InFlight(xid)) => return Err(Stop::Waits { xids: vec![xid], row: None }),
-                Some(Probe::Taken { made }) => {
+            let conflict = self.conflict(row, *probed).or_else(|| self.conflict(row, 0));
+            match conflict {
+                Some((index, Probe::InFlight(xid))) => {
+                    *probed = index;
+                    return Err(Stop::Waits { xids: vec![xid], place: None });
+                }
+                Some((_, Probe::Taken { made })) => {
                     let hidden = made.xid != self.stamp.xid && !self.snapshot.had_committed(made.xid);
                     if self.repeatable && hidden {
                         return Err(Stop::Failed(ErrorClass::SerializationFailure));
                     }
                     rows.pop_front();
                 }
-                Some(Probe::Free) | None => {
+                Some((_, Probe::Free)) | None => {
                     let row = rows.pop_front().expect("looked at above");
                     for unique in row.uniques() {
                         self.store.enter(unique, row.table(), &row.key());
                     }
                     self.write(row.clone(), Vec::new());
-                    self.answer.push(row);
+                    self.changed(row);
                 }
             }
+            *probed = 0;
         }
         Ok(())
+    }
+
+    /// The first index from `first` on in which a key of the row isn't free. Index 0 is the primary key's.
+    fn conflict(&self, row: &R, first: usize) -> Option<(usize, Probe)> {
+        let by_key = std::iter::once_with(|| self.store.probe_key(row.table(), &row.key(), self.stamp.xid));
+        let by_unique = row.uniques().map(|u| self.store.probe_unique(&u, None, self.stamp.xid));
+        let mut probes = by_key.chain(by_unique).enumerate().skip(first);
+        probes.find(|(_, probe)| !matches!(probe, Probe::Free))
     }
 
     /// Enters the unique keys of a version that has been written, as far as nobody else may have them.
@@ -327,18 +351,23 @@ impl<R: Row> Writer<'_, R> {
                 Probe::Taken { .. } => return Err(Stop::Failed(ErrorClass::UniqueViolation)),
                 Probe::InFlight(xid) => {
                     entry.waits_with = Some(unique);
-                    return Err(Stop::Waits { xids: vec![xid], row: None });
+                    return Err(Stop::Waits { xids: vec![xid], place: None });
                 }
             }
         }
         let entry = entering.take().expect("looked at above");
-        self.answer.push(entry.row);
+        self.changed(entry.row);
         Ok(())
+    }
+
+    fn changed(&mut self, row: R) {
+        self.journal.dirty = true;
+        self.answer.push(row);
     }
 
     fn write(&mut self, row: R, uniques: Vec<R::Unique>) -> Entering<R> {
         let (version, undo) = self.store.add_version(row.clone(), self.stamp);
-        self.journal.record(undo);
+        self.journal.undo.push(undo);
         Entering { version, row, uniques: uniques.into_iter(), waits_with: None }
     }
 
@@ -365,22 +394,24 @@ fn targets_of<R: Row>(
 }
 
 /// `None`: there is nothing to lock any more.
-fn settle<R: Row>(
-    locked: Locked,
-    wanted: impl FnOnce() -> (Table, R::Key, LockMode),
-) -> Result<Option<(VersionId, bool)>, Stop<R>> {
+fn settle<R: Row>(locked: Locked, table: Table, key: &R::Key) -> Result<Option<(VersionId, bool)>, Stop<R>> {
     match locked {
         Locked::Free { version, moved } => Ok(Some((version, moved))),
         Locked::Gone => Ok(None),
         Locked::Stale => Err(Stop::Failed(ErrorClass::SerializationFailure)),
-        Locked::Wait(xids) => Err(Stop::Waits { xids, row: Some(wanted()) }),
+        Locked::Wait { xids, queue, skippable: _ } => {
+            let place = queue.map(|(version, mode)| Place { table, key: key.clone(), version, mode });
+            Err(Stop::Waits { xids, place })
+        }
     }
 }
 
 /// An update that leaves the keys of all whole unique indexes alone lets key-share locks be.
 fn update_mode<R: Row>(old: &R, new: &R) -> LockMode {
-    let whole = |row: &R| row.uniques().filter(|unique| !R::is_partial(unique)).collect::<Vec<_>>();
-    if whole(old) == whole(new) { LockMode::NoKeyUpdate } else { LockMode::Update }
+    fn whole<R: Row>(row: &R) -> impl Iterator<Item = R::Unique> {
+        row.uniques().filter(|unique| !R::is_partial(unique))
+    }
+    if whole(old).eq(whole(new)) { LockMode::NoKeyUpdate } else { LockMode::Update }
 }
 
 fn check<R: Row>(row: &R) -> Result<(), Stop<R>> {
@@ -394,7 +425,7 @@ impl<R: Row> std::fmt::Debug for Running<R> {
             Part::Lock { .. } => "select for",
             Part::Update { .. } => "update",
             Part::Delete { .. } => "delete",
-            Part::Insert { .. } => "insert",
+            Part::Insert { .. } | Part::InsertOrNothing { .. } => "insert",
         };
         f.debug_struct("Running").field("part", &part).finish_non_exhaustive()
     }

@@ -4,15 +4,15 @@
 //! the order in which they came, and [`Db::resume`] lets one of them do so. Wrong calls (a second statement in a
 //! busy session, a nested begin) are bugs of the caller and panic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::error::ErrorClass;
 use super::row::{Row, Table};
-use super::running::{Journal, Running, Stop};
+use super::running::{Journal, Place, Running, Stop};
 use super::snapshot::{Snapshot, Xid};
-use super::statement::{LockMode, Statement};
-use super::store::Store;
+use super::statement::Statement;
+use super::store::{Store, Undo};
 
 mod sqlite;
 mod waiting;
@@ -117,7 +117,7 @@ struct InFlight<R: Row> {
 #[derive(Debug)]
 struct Wait<R: Row> {
     xids: Vec<Xid>,
-    row: Option<(Table, R::Key, LockMode)>,
+    place: Option<Place<R>>,
 }
 
 #[derive(Clone, Debug)]
@@ -256,6 +256,12 @@ impl<R: Row> Db<R> {
         self.finish(id, Err(error))
     }
 
+    /// Whether the session hasn't died yet. An orphan lives until its statement ends.
+    #[must_use]
+    pub fn is_alive(&self, id: SessionId) -> bool {
+        self.sessions.contains_key(&id)
+    }
+
     /// Whether the session has a paused or waiting statement.
     #[must_use]
     pub fn is_busy(&self, id: SessionId) -> bool {
@@ -266,6 +272,23 @@ impl<R: Row> Db<R> {
     #[must_use]
     pub fn in_transaction(&self, id: SessionId) -> bool {
         self.session(id).transaction.is_some()
+    }
+
+    /// The newest versions of the rows that the session's transaction has written so far and not deleted, in the
+    /// order in which each was last written.
+    pub fn written(&self, id: SessionId) -> Vec<&R> {
+        let Some(transaction) = &self.session(id).transaction else { return Vec::new() };
+        let mut keys = BTreeSet::new();
+        let made = transaction.journal.undo.iter().rev().filter_map(|undo| match undo {
+            Undo::Made(table, key) => Some((*table, key)),
+            Undo::Ended(..) => None,
+        });
+        let mut rows: Vec<&R> = made
+            .filter(|made| keys.insert(*made))
+            .filter_map(|(table, key)| self.store.newest(table, key))
+            .collect();
+        rows.reverse();
+        rows
     }
 
     /// Commits the session's transaction.
@@ -329,6 +352,7 @@ impl<R: Row> Db<R> {
         let snapshot = match self.mode {
             Mode::Postgres => self.postgres_snapshot(id),
             Mode::Sqlite => {
+                assert!(!statement.starts_with_lock(), "SQLite has no row locks: {statement:?}");
                 // The parts of a folded statement are subqueries and effects of one that writes.
                 let writes = !statement.starts_as_read() || !statement.then.is_empty();
                 self.open_file(id, writes)?;
@@ -363,9 +387,9 @@ impl<R: Row> Db<R> {
         match in_flight.running.run(&mut self.store, &mut transaction.journal) {
             Ok(rows) => Progress::Done(self.finish(id, Ok(rows))),
             Err(Stop::Failed(error)) => Progress::Done(self.finish(id, Err(error))),
-            Err(Stop::Waits { xids, row }) => {
+            Err(Stop::Waits { xids, place }) => {
                 assert_eq!(self.mode, Mode::Postgres, "nobody waits in SQLite mode");
-                self.wait_for(id, Wait { xids, row });
+                self.wait_for(id, Wait { xids, place });
                 if self.waits_for_itself(id) {
                     return Progress::Done(self.finish(id, Err(ErrorClass::Deadlock)));
                 }

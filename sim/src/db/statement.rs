@@ -197,6 +197,11 @@ impl<R: Row> Statement<R> {
         Self { body, then: VecDeque::new() }
     }
 
+    /// Whether the first part is a locking select.
+    pub(super) fn starts_with_lock(&self) -> bool {
+        matches!(&self.body, Body::Select(select) if select.lock.is_some())
+    }
+
     /// Whether the first part neither writes nor locks; a later part may still.
     pub(super) fn starts_as_read(&self) -> bool {
         matches!(&self.body, Body::Select(select) if select.lock.is_none())

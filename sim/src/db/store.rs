@@ -54,8 +54,10 @@ pub(super) enum Locked {
     Gone,
     /// It changed after the snapshot of a REPEATABLE READ transaction.
     Stale,
-    /// These transactions stand in the way.
-    Wait(Vec<Xid>),
+    /// These transactions stand in the way. Whoever has no lock on the row yet also queues, for this lock on this
+    /// version; whoever has one already waits outside the queue, as in PostgreSQL.
+    /// What stands in the way on versions after the one that is to be locked is waited for even under SKIP LOCKED.
+    Wait { xids: Vec<Xid>, queue: Option<(VersionId, LockMode)>, skippable: bool },
 }
 
 /// The answer to the question whether a unique key is taken.
@@ -131,12 +133,12 @@ impl<R: Row> Store<R> {
     /// What a reader sees of these rows, in the order of their keys.
     pub(super) fn visible<'a>(&'a self, rows: &'a Rows<R>, view: View<'_>) -> Vec<&'a Version<R>> {
         let Some(table) = self.tables.get(usize::from(rows.table.0)) else { return Vec::new() };
-        let seen = |chain: &'a Chain<R>| chain.versions.iter().rev().find(|version| version.is_seen_by(view));
+        let seen = |chain: &'a Chain<R>| chain.seen_by(view);
         let matching = |version: &&'a Version<R>| rows.matches(&version.row);
         match &rows.keys {
-            None => table.values().filter_map(seen).filter(matching).collect(),
+            None => table.values().flat_map(seen).filter(matching).collect(),
             Some(keys) => {
-                keys.iter().filter_map(|key| table.get(key)).filter_map(seen).filter(matching).collect()
+                keys.iter().filter_map(|key| table.get(key)).flat_map(seen).filter(matching).collect()
             }
         }
     }
@@ -157,6 +159,12 @@ impl<R: Row> Store<R> {
         )
     }
 
+    /// The newest version of a row, whoever made it, unless it is ended.
+    pub(super) fn newest(&self, table: Table, key: &R::Key) -> Option<&R> {
+        let newest = self.chain(table, key)?.versions.last()?;
+        newest.ended.is_none().then_some(&newest.row)
+    }
+
     /// Asks for a lock on the row of which the claimant's snapshot shows `version`. `mode` may depend on the
     /// version that is met.
     pub(super) fn lock(
@@ -167,18 +175,28 @@ impl<R: Row> Store<R> {
         claim: LockClaim,
     ) -> Locked {
         let chain = self.chain(table, key).expect("a version that a snapshot shows is kept");
+        let queues = !chain.locks.iter().any(|(holder, _)| *holder == claim.xid);
         let mut index = chain.position(version);
         let seen_at = index;
+        if chain.locks.is_empty() && chain.versions[index].ended.is_none() {
+            return Locked::Free { version, moved: false };
+        }
         loop {
             let met = &chain.versions[index];
+            let moved = index != seen_at;
             let wanted = mode(&met.row);
+            let wait = |xids, queues: bool, skippable| {
+                let queue = queues.then_some((met.id, wanted));
+                Locked::Wait { xids, queue, skippable }
+            };
             if let Some(end) = met.ended {
                 if end.by.xid == claim.xid {
                     return Locked::Gone;
                 }
-                if end.mode.conflicts_with(wanted) {
+                // Who has moved on looks for the version that lives, and waits for any change that is under way.
+                if moved || end.mode.conflicts_with(wanted) {
                     if self.is_active(end.by.xid) {
-                        return Locked::Wait(vec![end.by.xid]);
+                        return wait(vec![end.by.xid], queues && !moved, true);
                     }
                     match (claim.repeatable, end.deleted) {
                         (true, _) => return Locked::Stale,
@@ -188,34 +206,33 @@ impl<R: Row> Store<R> {
                     index += 1;
                     continue;
                 }
-                if let Some(refusal) = self.refusal_further_on(chain, index + 1, wanted, claim) {
-                    return refusal;
+                // A key-share lock is taken on an old version although there are newer ones, and so on these as
+                // well: one of them may have ended in a way that forbids it.
+                let further_on = chain.conflict_from(index + 1, wanted, claim.xid);
+                match further_on.map(|end| (self.is_active(end.by.xid), claim.repeatable, end)) {
+                    None => {}
+                    Some((true, _, end)) => return wait(vec![end.by.xid], false, false),
+                    Some((false, true, _)) => return Locked::Stale,
+                    Some((false, false, _)) => {
+                        index += 1;
+                        continue;
+                    }
                 }
             }
             let holders = chain.holders_against(wanted, claim.xid, |xid| self.is_active(xid));
             if holders.is_empty() {
-                return Locked::Free { version: met.id, moved: index != seen_at };
+                return Locked::Free { version: met.id, moved };
             }
-            return Locked::Wait(holders);
+            return wait(holders, queues, met.ended.is_none());
         }
     }
 
-    /// A key-share lock is taken on an old version although there are newer ones, and so on these as well: one
-    /// of them may have been deleted, or be about to be.
-    fn refusal_further_on(
-        &self,
-        chain: &Chain<R>,
-        from: usize,
-        wanted: LockMode,
-        claim: LockClaim,
-    ) -> Option<Locked> {
-        let end = chain.versions[from..].iter().find_map(|version| {
-            version.ended.filter(|end| end.by.xid != claim.xid && end.mode.conflicts_with(wanted))
-        })?;
-        Some(match (self.is_active(end.by.xid), claim.repeatable) {
-            (true, _) => Locked::Wait(vec![end.by.xid]),
-            (false, true) => Locked::Stale,
-            (false, false) => Locked::Gone,
+    /// Whether a committed change has ended this version. Its queue is then dissolved: all who waited go for the
+    /// next version.
+    pub(super) fn is_superseded(&self, table: Table, key: &R::Key, version: VersionId) -> bool {
+        self.chain(table, key).is_none_or(|chain| {
+            let found = chain.versions.iter().find(|v| v.id == version);
+            found.is_none_or(|v| v.ended.is_some_and(|end| !self.is_active(end.by.xid)))
         })
     }
 
@@ -235,7 +252,8 @@ impl<R: Row> Store<R> {
         &chain.versions[chain.position(version)].row
     }
 
-    /// Ends the newest version of a row that [`Store::lock`] found free.
+    /// Ends the newest version of a row that [`Store::lock`] found free. If its transaction had locked it more
+    /// strongly than `mode`, the end counts as that strong; the next version starts without such a lock.
     pub(super) fn end_version(
         &mut self,
         table: Table,
@@ -245,6 +263,9 @@ impl<R: Row> Store<R> {
         deleted: bool,
     ) -> Undo<R> {
         let chain = self.chain_mut(table, key).expect("only a row that is there is changed");
+        let own = chain.locks.iter_mut().find(|(holder, _)| *holder == by.xid);
+        let held = own.map(|(_, held)| std::mem::replace(held, LockMode::KeyShare));
+        let mode = held.map_or(mode, |held| held.max(mode));
         let newest = chain.versions.last_mut().expect("a chain isn't empty");
         assert!(newest.ended.is_none(), "a version ends once: {key:?}");
         newest.ended = Some(EndOfVersion { by, mode, deleted });
@@ -407,8 +428,26 @@ impl<R> Chain<R> {
         Self { versions: Vec::new(), locks: Vec::new() }
     }
 
+    /// What a reader sees: one version, or none. Or two: its snapshot still shows a row that another transaction
+    /// has deleted since, and its own transaction has inserted the key anew.
+    fn seen_by(&self, view: View<'_>) -> impl Iterator<Item = &Version<R>> {
+        let newest = self.versions.iter().rev().find(|version| version.is_seen_by(view));
+        let own = newest.filter(|version| Some(version.made.xid) == view.xid);
+        let older = own.and_then(|own| {
+            let before = self.versions.iter().take_while(|version| version.id != own.id);
+            before.into_iter().find(|version| version.is_seen_by(view))
+        });
+        older.into_iter().chain(newest)
+    }
+
     fn position(&self, version: VersionId) -> usize {
         self.versions.iter().position(|v| v.id == version).expect("a version that a snapshot shows is kept")
+    }
+
+    /// The first end of these versions, by another transaction, that conflicts with a lock.
+    fn conflict_from(&self, from: usize, wanted: LockMode, xid: Xid) -> Option<EndOfVersion> {
+        let ends = self.versions[from..].iter().filter_map(|version| version.ended);
+        ends.into_iter().find(|end| end.by.xid != xid && end.mode.conflicts_with(wanted))
     }
 
     fn holders_against(&self, wanted: LockMode, xid: Xid, is_active: impl Fn(Xid) -> bool) -> Vec<Xid> {

@@ -70,7 +70,7 @@ async fn a_handles_own_commits_are_hinted_once_and_by_what_they_did() {
     let storage = open(&path);
     let mut hints = storage.hints();
     submit(&storage, new_task("t1")).await;
-    assert_eq!(hints.wait().await, Hint::BOTH);
+    assert_eq!(hints.wait().await, Hint::READY);
     let lease = claim(&storage, 1).await.tasks.remove(0);
     crate::apply(&storage, settle(&lease, Verdict::done(*b"1"))).await;
     assert_eq!(hints.wait().await, Hint::CHANGED);

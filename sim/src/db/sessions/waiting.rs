@@ -1,7 +1,8 @@
 //! Who waits for whom, who may go on, and whether a wait closes a circle.
 //!
-//! Waiters for one row are served first come first served, as far as their locks conflict; a newcomer whose lock
-//! doesn't conflict with the holders' passes them by, as in PostgreSQL.
+//! Waiters for one row version are served first come first served, as far as their locks conflict. A newcomer
+//! whose lock doesn't conflict with the holders' passes them by; and when a change of the row is committed, all
+//! its waiters race for the new version. Both are as in PostgreSQL.
 
 use super::super::row::Row;
 use super::{Db, Session, SessionId, Wait};
@@ -20,11 +21,11 @@ impl<R: Row> Db<R> {
         blockers
     }
 
-    /// Whoever goes on waiting for the same row keeps its place; another wait starts at the end of the queue.
+    /// Whoever goes on waiting for the same version keeps its place; another wait starts at the end of the queue.
     pub(super) fn wait_for(&mut self, id: SessionId, wait: Wait<R>) {
         let in_flight = self.session_mut(id).statement.as_mut().expect("only an open statement waits");
-        let row_of = |wait: &Wait<R>| wait.row.as_ref().map(|(table, key, _)| (*table, key.clone()));
-        let same = in_flight.wait.as_ref().is_some_and(|before| row_of(before) == row_of(&wait));
+        let version = |wait: &Wait<R>| wait.place.as_ref().map(|place| place.version);
+        let same = in_flight.wait.as_ref().is_some_and(|before| version(before) == version(&wait));
         in_flight.wait = Some(wait);
         if !same {
             self.queue.retain(|waiting| *waiting != id);
@@ -45,16 +46,15 @@ impl<R: Row> Db<R> {
         wait.xids.iter().any(|xid| !self.store.is_active(*xid)) && self.ahead(place).next().is_none()
     }
 
-    /// Those who wait for the same row, came before, and want a lock that conflicts.
+    /// Those who wait for the same version, came before, and want a lock that conflicts.
     fn ahead(&self, place: usize) -> impl Iterator<Item = SessionId> {
-        let row = self.wait(self.queue[place]).and_then(|wait| wait.row.as_ref());
-        let in_the_way =
-            move |other: &&SessionId| match (row, self.wait(**other).and_then(|w| w.row.as_ref())) {
-                (Some((table, key, mode)), Some((other_table, other_key, other_mode))) => {
-                    table == other_table && key == other_key && mode.conflicts_with(*other_mode)
-                }
-                _ => false,
-            };
+        let queued = |id: SessionId| self.wait(id).and_then(|wait| wait.place.as_ref());
+        let own = queued(self.queue[place])
+            .filter(|own| !self.store.is_superseded(own.table, &own.key, own.version));
+        let in_the_way = move |other: &&SessionId| match (own, queued(**other)) {
+            (Some(own), Some(other)) => own.version == other.version && own.mode.conflicts_with(other.mode),
+            _ => false,
+        };
         self.queue[..place].iter().filter(in_the_way).copied()
     }
 

@@ -1,0 +1,283 @@
+//! The two functions on the server, each called as one autocommitted statement: one transaction, one round trip, and
+//! no BEGIN or COMMIT that could be lost on the way.
+//!
+//! A function is the [statements](crate::statements) in their order and as little glue as possible. It is VOLATILE, so
+//! that under READ COMMITTED every statement in it has a snapshot of its own, as if a client had sent it. Its name
+//! ends in a hash of its text: servers of several versions can share a database while they are being replaced.
+
+use crate::columns::Columns;
+use crate::statements as s;
+
+/// What a function raises where a call has to be sent again: things changed between two of its statements.
+pub(crate) const CHANGED_BETWEEN: &str = "SF001";
+/// What a function raises at any other isolation level than READ COMMITTED.
+pub(crate) const WRONG_ISOLATION: &str = "SF002";
+/// How long a call of several batches waits for a lock: somebody who holds one for long must hold up nobody but those
+/// who need it. A call that stands alone waits as long as its session's setting says.
+const LOCK_WAIT_MERGED: &str = "40ms";
+/// How long a commit may wait for another that notifies at the same time: they go one by one, each with its write to
+/// disk, and what was done shouldn't be thrown away for that.
+const LOCK_WAIT_NOTIFY: &str = "5s";
+
+/// A function on the server.
+#[derive(Debug, Clone)]
+pub(crate) struct Function {
+    /// Its name, without the schema.
+    pub(crate) name: String,
+    /// The statement that creates it.
+    pub(crate) definition: String,
+}
+
+impl Function {
+    fn new(name: &str, parameters: &str, returns: &str, body: &str) -> Self {
+        let text =
+            format!("({parameters}) RETURNS TABLE ({returns}) LANGUAGE plpgsql VOLATILE AS $${body}$$");
+        let name = format!("{name}_{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
+        let definition = format!("CREATE FUNCTION {name} {text}");
+        Self { name, definition }
+    }
+
+    /// `claim(worker, queues, kinds, max, lease, clock)`.
+    pub(crate) fn claim() -> Self {
+        let parameters =
+            "_worker text, _queues text[], _kinds text[], _max bigint, _lease bigint, _clock bigint";
+        let returns = "o_task text, o_fence bigint, o_kind text, o_queue text, o_slot text, o_payload bytea, \
+            o_attempt integer, o_attempts_max bigint, o_timeout bigint, o_backoff_min bigint, o_backoff_max bigint, \
+            o_priority smallint, o_seq bigint, o_next_due bigint";
+        Self::new("claim", parameters, returns, &fill(CLAIM_BODY))
+    }
+
+    /// `apply` with the parameters of [`Columns`].
+    pub(crate) fn apply(schema: &str) -> Self {
+        let parameters: Vec<String> =
+            Columns::PARAMETERS.iter().map(|(name, kind)| format!("_{name} {kind}")).collect();
+        let returns = "o_what smallint[], o_step integer[], o_task text[], o_state smallint[], o_rev bigint[], \
+            o_fence bigint[], o_cancelling boolean[], o_cancel text[], o_hints smallint";
+        let body = APPLY_BODY.replace("{JUDGE}", JUDGE).replace("{channel}", schema);
+        Self::new("apply", &parameters.join(", "), returns, &fill(&body))
+    }
+}
+
+/// Puts the statements in where their names stand in braces.
+fn fill(body: &str) -> String {
+    let mut body = body.replace("{CHECK}", CHECK).replace("{VERIFY}", VERIFY);
+    for statement in s::ALL {
+        body = body.replace(&format!("{{{}}}", statement.name), statement.embedded().trim());
+    }
+    body = body.replace("{changed_between}", CHANGED_BETWEEN).replace("{wrong_isolation}", WRONG_ISOLATION);
+    body = body.replace("{wait_merged}", LOCK_WAIT_MERGED).replace("{wait_notify}", LOCK_WAIT_NOTIFY);
+    body = body.replace("{free}", &s::FREE.to_string());
+    body.replace("{promoted_max}", &s::PROMOTED_MAX.to_string())
+}
+
+/// The rules were proven for READ COMMITTED, and don't hold at any other level.
+const CHECK: &str = "
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'steadfast needs READ COMMITTED' USING ERRCODE = '{wrong_isolation}';
+    END IF;";
+
+/// A batch that was found good must not be refused half-way, and a refusal must have a reason.
+const VERIFY: &str = "
+            IF {free} = ANY(o_what) OR 0 < ANY(_bad) THEN
+                RAISE EXCEPTION 'changed in between' USING ERRCODE = '{changed_between}';
+            END IF;";
+
+const CLAIM_BODY: &str = "
+DECLARE
+    _now bigint;
+    _queue text;
+    _left bigint := _max;
+    _room bigint;
+    _limited text[];
+    _limits bigint[];
+    _count bigint;
+    _more_due boolean := false;
+BEGIN{CHECK}
+    {LOCK_LIMITS} INTO _limited, _limits;
+    FOREACH _queue IN ARRAY _queues LOOP
+        EXIT WHEN _left <= 0;
+        {NOW} INTO _now;
+        {PROMOTE};
+        GET DIAGNOSTICS _count = ROW_COUNT;
+        _more_due := _more_due OR _count >= {promoted_max};
+        _room := _left;
+        IF _queue = ANY(_limited) THEN
+            {COUNT_RUNNING} INTO _count;
+            _room := least(_room, _limits[array_position(_limited, _queue)] - _count);
+        END IF;
+        CONTINUE WHEN _room <= 0;
+        RETURN QUERY {CLAIM};
+        GET DIAGNOSTICS _count = ROW_COUNT;
+        _left := _left - _count;
+    END LOOP;
+    IF _left > 0 THEN
+        {NOW} INTO _now;
+        {NEXT_DUE} INTO o_next_due;
+        IF _more_due THEN
+            o_next_due := 0;
+        END IF;
+        RETURN NEXT;
+    END IF;
+END";
+
+/// What the parents mean for each new task: `decide::edge`, once they are locked. A parent that isn't there counts as
+/// waiting where the same batch stores it first.
+const JUDGE: &str = "
+        _states := array_fill(-1::smallint, ARRAY[cardinality(_parents)]);
+        FOR _parent IN {LOCK_PARENTS} LOOP
+            _states[_parent.place] := _parent.state;
+        END LOOP;
+        _pending := array_fill(0, ARRAY[cardinality(_i_step)]);
+        _failed := array_fill(NULL::text, ARRAY[cardinality(_i_step)]);
+        _missing := _failed;
+        FOR _edge IN 1 .. cardinality(_e_at) LOOP
+            _at := _e_at[_edge];
+            _state := _states[_e_place[_edge]];
+            _beside := _e_beside[_edge];
+            IF _state = -1 AND _beside > 0 THEN
+                _key := _i_key[_beside];
+                {FIND_KEY} INTO _known;
+                IF NOT _known THEN
+                    _state := CASE WHEN _failed[_beside] IS NULL THEN 0 ELSE 5 END;
+                END IF;
+            END IF;
+            IF _state = -1 THEN
+                _missing[_at] := coalesce(_missing[_at], _e_parent[_edge]);
+            ELSIF _state < 4 THEN
+                _pending[_at] := _pending[_at] + 1;
+                -- A claim that came by meanwhile has skipped the parent.
+                _ready := _ready OR _state = 2;
+            ELSIF _state > 4 AND NOT _e_run[_edge] THEN
+                _failed[_at] := coalesce(_failed[_at], 'parent ' || _e_parent[_edge]
+                    || CASE _state WHEN 5 THEN ' failed' ELSE ' was cancelled' END);
+            END IF;
+        END LOOP;";
+
+const APPLY_BODY: &str = "
+DECLARE
+    _now bigint;
+    _count bigint;
+    _only_together boolean := false;
+    _refused integer[] := '{}';
+    _bad integer[];
+    _done integer[] := '{}';
+    _ended text[];
+    _again text[];
+    _again_attempt integer[];
+    _children text[];
+    _stored text[] := '{}';
+    _some_ready boolean;
+    _some_displaced boolean;
+    _ready boolean := false;
+    _changed boolean := false;
+    _released boolean := false;
+    _parent record;
+    _states smallint[];
+    _pending integer[];
+    _failed text[];
+    _missing text[];
+    _at integer;
+    _state smallint;
+    _beside integer;
+    _key text;
+    _known boolean;
+BEGIN{CHECK}
+    IF NOT _alone THEN
+        PERFORM set_config('lock_timeout', '{wait_merged}', true);
+    END IF;
+    {NOW} INTO _now;
+    IF _ordered THEN
+        {LOCK_TASKS} INTO _count;
+    END IF;
+
+    -- Batches that stand or fall together are judged before anything of them is written.
+    IF _together THEN
+        IF cardinality(_e_at) > 0 THEN{JUDGE}
+        END IF;
+        _only_together := true;
+        {EXAMINE_MOVES} INTO o_what, o_step, o_state, o_rev, o_fence, o_cancelling, _bad;
+        _refused := _refused || _bad;
+        RETURN NEXT;
+        {EXAMINE_RENEWALS} INTO o_what, o_step, o_state, o_rev, o_fence, o_cancelling, _bad;
+        _refused := _refused || _bad;
+        RETURN NEXT;
+        {EXAMINE_INSERTS} INTO o_what, o_step, o_task, o_state, o_rev, o_fence, o_cancelling, _bad;
+        _refused := _refused || _bad;
+        RETURN NEXT;
+        o_task := NULL;
+        _only_together := false;
+    END IF;
+
+    -- First all tasks,
+    IF cardinality(_m_step) > 0 THEN
+        {MOVE} INTO o_step, o_state, o_rev, o_fence, o_cancelling, _ended, _again, _again_attempt, _some_ready,
+            _some_displaced;
+        o_what := NULL;
+        RETURN NEXT;
+        _ready := _some_ready;
+        _changed := _some_displaced;
+        IF _again IS NOT NULL THEN
+            {KEEP_ATTEMPTS};
+        END IF;
+        _done := coalesce(o_step, '{}');
+        IF cardinality(_done) < cardinality(_m_step) THEN
+            {EXAMINE_MOVES} INTO o_what, o_step, o_state, o_rev, o_fence, o_cancelling, _bad;{VERIFY}
+            RETURN NEXT;
+        END IF;
+    END IF;
+    IF cardinality(_r_step) > 0 THEN
+        {RENEW} INTO o_step, o_cancel;
+        o_what := NULL; o_state := NULL; o_rev := NULL; o_fence := NULL; o_cancelling := NULL;
+        RETURN NEXT;
+        o_cancel := NULL;
+        _done := coalesce(o_step, '{}');
+        IF cardinality(_done) < cardinality(_r_step) THEN
+            {EXAMINE_RENEWALS} INTO o_what, o_step, o_state, o_rev, o_fence, o_cancelling, _bad;{VERIFY}
+            RETURN NEXT;
+        END IF;
+    END IF;
+
+    -- then all parents,
+    IF cardinality(_e_at) > 0 THEN{JUDGE}
+    END IF;
+
+    -- then all children, and theirs.
+    WHILE _ended IS NOT NULL LOOP
+        {LOCK_CHILDREN} INTO _children;
+        EXIT WHEN _children IS NULL;
+        {RELEASE} INTO _ended, _some_ready;
+        _ready := _ready OR _some_ready;
+        _released := true;
+    END LOOP;
+
+    IF cardinality(_i_step) > 0 THEN
+        IF _released AND cardinality(_e_at) > 0 THEN{JUDGE}
+        END IF;
+        {NOW} INTO _now;
+        {INSERT} INTO o_task, o_state, o_rev, _some_ready;
+        o_what := NULL; o_step := NULL; o_fence := NULL; o_cancelling := NULL;
+        RETURN NEXT;
+        _ready := _ready OR _some_ready;
+        _stored := coalesce(o_task, '{}');
+        IF cardinality(_e_at) > 0 THEN
+            {INSERT_EDGES};
+        END IF;
+        IF cardinality(_stored) < cardinality(_i_step) THEN
+            {EXAMINE_INSERTS} INTO o_what, o_step, o_task, o_state, o_rev, o_fence, o_cancelling, _bad;{VERIFY}
+            RETURN NEXT;
+        END IF;
+    END IF;
+    IF cardinality(_l_batch) > 0 THEN
+        {SET_LIMITS};
+        _ready := true;
+    END IF;
+
+    o_what := NULL; o_step := NULL; o_task := NULL; o_state := NULL; o_rev := NULL; o_fence := NULL;
+    o_cancelling := NULL;
+    o_hints := _ready::integer + 2 * _changed::integer;
+    RETURN NEXT;
+    IF o_hints > 0 THEN
+        PERFORM set_config('lock_timeout', '{wait_notify}', true);
+        PERFORM pg_notify('{channel}', o_hints::text);
+    END IF;
+END";

@@ -1,0 +1,288 @@
+//! Reads: each is one statement, so one snapshot, and says whose store it asked and what its clock showed.
+
+use std::time::Duration;
+
+use steadfast_core::name::{Key, Kind, Queue, Slot, StoreId, TaskId, WorkerId};
+use steadfast_core::step::Head;
+use steadfast_core::storage::{Answer, Error, ErrorKind, Lapsed, Query, TaskFilter, View};
+use steadfast_core::task::{Attempt, Backoff, Cause, State, Task};
+use steadfast_core::time::Timestamp;
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, ToSql, Type};
+
+use crate::outcomes::field;
+
+/// Before the answer's own columns come the store and its clock. The clock is the statement's: conditions on an index
+/// need one that stands still.
+const HEAD: &str = "SELECT meta.store, at.now, answer.* FROM meta CROSS JOIN (SELECT coalesce($1::bigint, \
+    (date_part('epoch', statement_timestamp()) * 1000000)::bigint) AS now) AS at LEFT JOIN LATERAL";
+const HEAD_COLUMNS: usize = 2;
+
+const TASK_COLUMNS: &str = "id, kind, queue, state, cause, error, rev, attempt, attempts_max, rescues, rescues_max, \
+    fence, slot, key, priority, payload, output, submitted_at, due_at, claimed_at, entered_at, finished_at, \
+    lease_expires_at, worker, timeout, backoff_min, backoff_max, cancel, parents_pending, digest, mark, seq";
+
+/// A statement that reads, with its values; the first is the clock set by hand.
+#[derive(Debug)]
+pub(crate) struct Reading<'a> {
+    pub(crate) text: String,
+    values: Vec<(Value<'a>, Type)>,
+}
+
+#[derive(Debug)]
+enum Value<'a> {
+    Clock(Option<i64>),
+    Text(&'a str),
+    Texts(Vec<&'a str>),
+    Limit(i64),
+}
+
+impl<'a> Reading<'a> {
+    /// Puts a question into SQL.
+    pub(crate) fn new(query: &'a Query, clock: Option<Timestamp>) -> Self {
+        let clock = (Value::Clock(clock.map(Timestamp::as_micros)), Type::INT8);
+        let mut reading = Self { text: String::new(), values: vec![clock] };
+        let answer = match query {
+            Query::Task(task) => {
+                let id = reading.value(Value::Text(task.as_str()), Type::TEXT);
+                format!("(SELECT {TASK_COLUMNS} FROM task WHERE id = {id}) AS answer ON true")
+            }
+            Query::Tasks(filter) => reading.tasks(filter),
+            Query::Attempts(task) => {
+                let id = reading.value(Value::Text(task.as_str()), Type::TEXT);
+                format!(
+                    "(SELECT fence, attempt, worker, claimed_at, entered_at, ended_at, cause, error FROM attempt \
+                    WHERE task = {id}) AS answer ON true ORDER BY answer.fence"
+                )
+            }
+            Query::Heads(tasks) => {
+                let ids = tasks.iter().map(TaskId::as_str).collect();
+                let ids = reading.value(Value::Texts(ids), Type::TEXT_ARRAY);
+                format!(
+                    "(SELECT id, state, rev, fence, cancel IS NOT NULL FROM task WHERE id = ANY({ids})) AS answer \
+                    ON true"
+                )
+            }
+            Query::Lapsed { limit } => {
+                let limit = reading.value(Value::Limit(i64::from(*limit)), Type::INT8);
+                format!(
+                    "(SELECT id, fence, worker, entered_at IS NOT NULL, rescues, rescues_max, cancel, \
+                    lease_expires_at FROM task WHERE state = 3 AND lease_expires_at <= at.now \
+                    ORDER BY lease_expires_at, id LIMIT {limit}) AS answer ON true \
+                    ORDER BY answer.lease_expires_at, answer.id"
+                )
+            }
+        };
+        reading.text = format!("{HEAD} {answer}");
+        reading
+    }
+
+    /// Newest first. Only the filters asked for are in the text, so that the planner can choose an index by them.
+    fn tasks(&mut self, filter: &'a TaskFilter) -> String {
+        let TaskFilter { state, queue, slot, kind, limit } = filter;
+        let mut conditions = String::from("true");
+        if let Some(state) = state {
+            // A literal, so that the partial index of the state can be used.
+            conditions += &format!(" AND state = {}", state.code());
+        }
+        let texts = [
+            ("queue", queue.as_ref().map(Queue::as_str)),
+            ("slot", slot.as_ref().map(Slot::as_str)),
+            ("kind", kind.as_ref().map(Kind::as_str)),
+        ];
+        for (column, text) in texts {
+            if let Some(text) = text {
+                conditions += &format!(" AND {column} = {}", self.value(Value::Text(text), Type::TEXT));
+            }
+        }
+        let limit = self.value(Value::Limit(i64::from(*limit)), Type::INT8);
+        format!(
+            "(SELECT {TASK_COLUMNS} FROM task WHERE {conditions} ORDER BY seq DESC LIMIT {limit}) AS answer ON true \
+            ORDER BY answer.seq DESC"
+        )
+    }
+
+    fn value(&mut self, value: Value<'a>, kind: Type) -> String {
+        self.values.push((value, kind));
+        format!("${}", self.values.len())
+    }
+
+    /// The values and their types, as the driver takes them.
+    pub(crate) fn values(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
+        self.values.iter().map(|(value, kind)| (value.as_sql(), kind.clone())).collect()
+    }
+}
+
+impl Value<'_> {
+    fn as_sql(&self) -> &(dyn ToSql + Sync) {
+        match self {
+            Value::Clock(clock) => clock,
+            Value::Text(text) => text,
+            Value::Texts(texts) => texts,
+            Value::Limit(limit) => limit,
+        }
+    }
+}
+
+/// Reads the rows back. There is one at least, with nulls for the answer's columns where there is no answer.
+pub(crate) fn view(query: &Query, rows: &[Row]) -> Result<View, Error> {
+    let first = rows.first().ok_or_else(|| Error::new(ErrorKind::Broken, "the store has no identity"))?;
+    let store = StoreId::trusted(field::<&str>(first, 0)?);
+    let as_of = Timestamp::from_micros(field(first, 1)?);
+    let found = field::<Option<Present>>(first, HEAD_COLUMNS)?.is_some();
+    let rows = if found { rows } else { &[] };
+    let answer = match query {
+        Query::Task(_) => Answer::Task(rows.first().map(task).transpose()?.map(Box::new)),
+        Query::Tasks(_) => Answer::Tasks(rows.iter().map(task).collect::<Result<_, _>>()?),
+        Query::Attempts(_) => Answer::Attempts(rows.iter().map(attempt).collect::<Result<_, _>>()?),
+        Query::Heads(_) => Answer::Heads(rows.iter().map(head).collect::<Result<_, _>>()?),
+        Query::Lapsed { .. } => {
+            Answer::Lapsed(rows.iter().map(|row| lapsed(row, as_of)).collect::<Result<_, _>>()?)
+        }
+    };
+    Ok(View { store, as_of, answer })
+}
+
+/// Any value that isn't null.
+struct Present;
+
+impl<'a> FromSql<'a> for Present {
+    fn from_sql(_: &Type, _: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Present)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
+
+/// Reads columns from left to right.
+struct Columns<'a>(&'a Row, usize);
+
+impl<'a> Columns<'a> {
+    fn next<T: FromSql<'a>>(&mut self) -> Result<T, Error> {
+        let value = field(self.0, self.1);
+        self.1 += 1;
+        value
+    }
+
+    fn time(&mut self) -> Result<Timestamp, Error> {
+        self.next().map(Timestamp::from_micros)
+    }
+
+    fn time_if_any(&mut self) -> Result<Option<Timestamp>, Error> {
+        Ok(self.next::<Option<i64>>()?.map(Timestamp::from_micros))
+    }
+
+    fn duration(&mut self) -> Result<Duration, Error> {
+        self.next().map(duration)
+    }
+
+    fn count(&mut self) -> Result<u32, Error> {
+        u32::try_from(self.next::<i32>()?).map_err(|_| garbled())
+    }
+
+    fn large_count(&mut self) -> Result<u32, Error> {
+        u32::try_from(self.next::<i64>()?).map_err(|_| garbled())
+    }
+
+    fn number(&mut self) -> Result<u64, Error> {
+        self.next::<i64>().map(i64::cast_unsigned)
+    }
+
+    fn text(&mut self) -> Result<&'a str, Error> {
+        self.next()
+    }
+
+    fn text_if_any(&mut self) -> Result<Option<&'a str>, Error> {
+        self.next()
+    }
+
+    fn string_if_any(&mut self) -> Result<Option<String>, Error> {
+        self.next()
+    }
+}
+
+/// A duration that stands in whole microseconds.
+pub(crate) fn duration(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+fn garbled() -> Error {
+    Error::new(ErrorKind::Broken, "the store holds something that isn't ours")
+}
+
+fn cause(word: &str) -> Result<Cause, Error> {
+    Cause::from_word(word).ok_or_else(garbled)
+}
+
+fn task(row: &Row) -> Result<Task, Error> {
+    let mut at = Columns(row, HEAD_COLUMNS);
+    Ok(Task {
+        id: TaskId::trusted(at.text()?),
+        kind: Kind::trusted(at.text()?),
+        queue: Queue::trusted(at.text()?),
+        state: State::from_code(i64::from(at.next::<i16>()?)).ok_or_else(garbled)?,
+        cause: at.text_if_any()?.map(cause).transpose()?,
+        error: at.string_if_any()?,
+        rev: at.number()?,
+        attempt: at.count()?,
+        attempts_max: at.large_count()?,
+        rescues: at.count()?,
+        rescues_max: at.large_count()?,
+        fence: at.number()?,
+        slot: at.text_if_any()?.map(Slot::trusted),
+        key: at.text_if_any()?.map(Key::trusted),
+        priority: at.next()?,
+        payload: at.next::<&[u8]>()?.into(),
+        output: at.next::<Option<&[u8]>>()?.map(Into::into),
+        submitted_at: at.time()?,
+        due_at: at.time()?,
+        claimed_at: at.time_if_any()?,
+        entered_at: at.time_if_any()?,
+        finished_at: at.time_if_any()?,
+        lease_expires_at: at.time_if_any()?,
+        worker: at.text_if_any()?.map(WorkerId::trusted),
+        timeout: at.duration()?,
+        backoff: Backoff { min: at.duration()?, max: at.duration()? },
+        cancel: at.string_if_any()?,
+        parents_pending: at.count()?,
+        digest: at.number()?,
+        mark: at.number()?,
+    })
+}
+
+fn head(row: &Row) -> Result<(TaskId, Head), Error> {
+    let mut at = Columns(row, HEAD_COLUMNS);
+    let id = TaskId::trusted(at.text()?);
+    let state = State::from_code(i64::from(at.next::<i16>()?)).ok_or_else(garbled)?;
+    Ok((id, Head { state, rev: at.number()?, fence: at.number()?, cancel_requested: at.next()? }))
+}
+
+fn attempt(row: &Row) -> Result<Attempt, Error> {
+    let mut at = Columns(row, HEAD_COLUMNS);
+    Ok(Attempt {
+        fence: at.number()?,
+        attempt: at.count()?,
+        worker: WorkerId::trusted(at.text()?),
+        claimed_at: at.time()?,
+        entered_at: at.time_if_any()?,
+        ended_at: at.time()?,
+        cause: cause(at.text()?)?,
+        error: at.string_if_any()?,
+    })
+}
+
+fn lapsed(row: &Row, now: Timestamp) -> Result<Lapsed, Error> {
+    let mut at = Columns(row, HEAD_COLUMNS);
+    Ok(Lapsed {
+        task: TaskId::trusted(at.text()?),
+        fence: at.number()?,
+        worker: WorkerId::trusted(at.text()?),
+        entered: at.next()?,
+        rescues: at.count()?,
+        rescues_max: at.large_count()?,
+        cancel: at.string_if_any()?,
+        since: now.since(at.time()?),
+    })
+}

@@ -1,0 +1,200 @@
+//! The schema: its tables, its versions, and how it comes to be.
+//!
+//! Versions go forward only, under an advisory lock, in one transaction. A schema of a newer version is refused.
+
+use steadfast_core::name::StoreId;
+use steadfast_core::storage::{Error, ErrorKind};
+use tokio_postgres::Client;
+
+use crate::errors::classify;
+use crate::functions::Function;
+use crate::outcomes::field;
+
+/// The oldest server that has all that is used here.
+const SERVER_VERSION_MIN: i32 = 140_000;
+
+/// What leads from each version to the next; the first leads from nothing to version 1.
+const VERSIONS: &[&str] = &[VERSION_1];
+
+/// The columns of a task are in order of their alignment, to keep rows short; times are microseconds since the epoch.
+/// The rows of a hot queue change three times and are then left alone: vacuum often, and leave some room in each page.
+const VERSION_1: &str = r#"
+CREATE TABLE task (
+    seq bigint GENERATED ALWAYS AS IDENTITY,
+    rev bigint NOT NULL DEFAULT 0,
+    fence bigint NOT NULL DEFAULT 0,
+    mark bigint NOT NULL DEFAULT 0,
+    digest bigint NOT NULL,
+    submitted_at bigint NOT NULL,
+    due_at bigint NOT NULL,
+    timeout bigint NOT NULL,
+    backoff_min bigint NOT NULL,
+    backoff_max bigint NOT NULL,
+    attempts_max bigint NOT NULL,
+    rescues_max bigint NOT NULL,
+    attempt integer NOT NULL DEFAULT 0,
+    rescues integer NOT NULL DEFAULT 0,
+    parents_pending integer NOT NULL DEFAULT 0,
+    priority smallint NOT NULL,
+    state smallint NOT NULL CHECK (state BETWEEN 0 AND 6),
+    claimed_at bigint,
+    entered_at bigint,
+    lease_expires_at bigint,
+    finished_at bigint,
+    id text COLLATE "C" NOT NULL PRIMARY KEY,
+    kind text COLLATE "C" NOT NULL,
+    queue text COLLATE "C" NOT NULL,
+    slot text COLLATE "C",
+    key text COLLATE "C",
+    worker text COLLATE "C",
+    cause text COLLATE "C",
+    error text COLLATE "C",
+    cancel text COLLATE "C",
+    payload bytea NOT NULL CHECK (octet_length(payload) <= 67108864),
+    output bytea CHECK (octet_length(output) <= 67108864),
+    CHECK ((state = 3) = (lease_expires_at IS NOT NULL)),
+    CHECK ((state > 3) = (finished_at IS NOT NULL)),
+    CHECK (state <> 0 OR parents_pending > 0)
+) WITH (
+    fillfactor = 85,
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.05,
+    autovacuum_vacuum_cost_delay = 1
+);
+CREATE INDEX task_ready ON task (queue, priority, seq) WHERE state = 2;
+CREATE INDEX task_scheduled ON task (queue, due_at) WHERE state = 1;
+CREATE INDEX task_running ON task (queue, lease_expires_at) WHERE state = 3;
+CREATE UNIQUE INDEX task_slot ON task (slot) WHERE slot IS NOT NULL AND state < 4;
+CREATE UNIQUE INDEX task_key ON task (key) WHERE key IS NOT NULL;
+
+CREATE TABLE edge (
+    parent text COLLATE "C" NOT NULL,
+    child text COLLATE "C" NOT NULL,
+    run boolean NOT NULL,
+    PRIMARY KEY (parent, child)
+);
+CREATE INDEX edge_child ON edge (child);
+
+CREATE TABLE attempt (
+    task text COLLATE "C" NOT NULL,
+    fence bigint NOT NULL,
+    mark bigint NOT NULL,
+    claimed_at bigint NOT NULL,
+    entered_at bigint,
+    ended_at bigint NOT NULL,
+    attempt integer NOT NULL,
+    worker text COLLATE "C" NOT NULL,
+    cause text COLLATE "C" NOT NULL,
+    error text COLLATE "C",
+    PRIMARY KEY (task, fence)
+);
+
+CREATE TABLE queue (
+    name text COLLATE "C" NOT NULL PRIMARY KEY,
+    concurrency bigint
+) WITH (fillfactor = 50);
+
+CREATE FUNCTION moment(clock bigint) RETURNS bigint LANGUAGE sql VOLATILE
+    AS 'SELECT coalesce(clock, (date_part(''epoch'', clock_timestamp()) * 1000000)::bigint)';
+"#;
+
+/// Where the schema's version and the store's identity stand.
+const META: &str = r#"
+CREATE TABLE IF NOT EXISTS meta (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    version integer NOT NULL,
+    store text COLLATE "C" NOT NULL
+);
+INSERT INTO meta (version, store) VALUES (0, gen_random_uuid()) ON CONFLICT DO NOTHING;
+"#;
+
+/// Makes sure that the schema is there, and answers whose it is. Where it is, nothing but reading is needed.
+pub(crate) async fn ensure(
+    client: &mut Client,
+    schema: &str,
+    functions: &[&Function],
+) -> Result<StoreId, Error> {
+    let row = query_one(client, "SELECT current_setting('server_version_num')::integer").await?;
+    let version: i32 = field(&row, 0)?;
+    if version < SERVER_VERSION_MIN {
+        return Err(Error::new(
+            ErrorKind::Broken,
+            format!("PostgreSQL {} is too old: version 14 or newer is needed", version / 10_000),
+        ));
+    }
+    if !is_current(client, schema, functions).await? {
+        migrate(client, schema, functions).await.map_err(|error| classify(error, false).0)?;
+        // It may have been newer than we know.
+        if !is_current(client, schema, functions).await? {
+            return Err(Error::new(ErrorKind::Broken, "the schema isn't there although it was just made"));
+        }
+    }
+    identify(client).await
+}
+
+/// Which store this is.
+pub(crate) async fn identify(client: &Client) -> Result<StoreId, Error> {
+    let row = query_one(client, "SELECT store FROM meta").await?;
+    Ok(StoreId::trusted(field::<&str>(&row, 0)?))
+}
+
+async fn query_one(client: &Client, text: &str) -> Result<tokio_postgres::Row, Error> {
+    client.query_one(text, &[]).await.map_err(|error| classify(error, true).0)
+}
+
+async fn is_current(client: &Client, schema: &str, functions: &[&Function]) -> Result<bool, Error> {
+    let found = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&format!("{schema}.meta")]).await;
+    let found = found.map_err(|error| classify(error, true).0)?;
+    if !field::<bool>(&found, 0)? {
+        return Ok(false);
+    }
+    let version: i32 = field(&query_one(client, "SELECT version FROM meta").await?, 0)?;
+    let version = usize::try_from(version).unwrap_or(0);
+    if version > VERSIONS.len() {
+        return Err(Error::new(
+            ErrorKind::Broken,
+            format!(
+                "the schema {schema} has version {version} and this program knows only {}: use a newer one",
+                VERSIONS.len()
+            ),
+        ));
+    }
+    let names: Vec<&str> = functions.iter().map(|function| function.name.as_str()).collect();
+    let count =
+        "SELECT count(*) FROM pg_proc WHERE pronamespace = $1::text::regnamespace AND proname = ANY($2)";
+    let count = client.query_one(count, &[&schema, &names]).await.map_err(|error| classify(error, true).0)?;
+    let whole = usize::try_from(field::<i64>(&count, 0)?) == Ok(functions.len());
+    Ok(version == VERSIONS.len() && whole)
+}
+
+async fn migrate(
+    client: &mut Client,
+    schema: &str,
+    functions: &[&Function],
+) -> Result<(), tokio_postgres::Error> {
+    let transaction = client.transaction().await?;
+    let lock = "SELECT pg_advisory_xact_lock(hashtextextended('steadfast:' || $1, 0))";
+    transaction.query_one(lock, &[&schema]).await?;
+    let exists = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
+    if transaction.query_opt(exists, &[&schema]).await?.is_none() {
+        transaction.batch_execute(&format!("CREATE SCHEMA {schema}")).await?;
+    }
+    transaction.batch_execute(META).await?;
+    let version: i32 = transaction.query_one("SELECT version FROM meta", &[]).await?.try_get(0)?;
+    let version = usize::try_from(version).unwrap_or(0);
+    if version > VERSIONS.len() {
+        return Ok(());
+    }
+    for text in &VERSIONS[version..] {
+        transaction.batch_execute(text).await?;
+    }
+    let known = i32::try_from(VERSIONS.len()).expect("there are few versions");
+    transaction.execute("UPDATE meta SET version = $1", &[&known]).await?;
+    for function in functions {
+        let exists = "SELECT 1 FROM pg_proc WHERE pronamespace = $1::text::regnamespace AND proname = $2";
+        if transaction.query_opt(exists, &[&schema, &function.name]).await?.is_none() {
+            transaction.batch_execute(&function.definition).await?;
+        }
+    }
+    transaction.commit().await
+}

@@ -1,0 +1,367 @@
+//! The SQL statements that claim and apply tasks, each with named parameters such as `:worker`.
+//!
+//! They are the unit of certification. The server-side functions are rendered from these texts (see `functions`), and
+//! a test can send the same texts one by one through sessions of its own ([`Statement::numbered`]): a function only
+//! says in which order they follow each other, and each has a READ COMMITTED snapshot of its own either way.
+//!
+//! Nothing here waits for a lock and judges *other* rows in the same snapshot. Guards on the row that is locked are
+//! fine: PostgreSQL evaluates them again on its newest version. Times are microseconds since the epoch: `:now` is the
+//! clock as [`NOW`] read it before, for conditions; `moment(:clock)` is the clock of the moment, for what is granted.
+//!
+//! Parameters that are arrays and stand side by side in one `unnest` are one table; an array that is null there is a
+//! column of nulls.
+
+/// One statement, with its parameters by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Statement {
+    /// What it is called.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+impl Statement {
+    /// The text with `$1`, `$2`, … for a session that sends it, and the names of the parameters in that order.
+    pub fn numbered(&self) -> (String, Vec<&'static str>) {
+        let mut names: Vec<&'static str> = Vec::new();
+        let text = rename(self.text, |name| {
+            let known = names.iter().position(|one| *one == name);
+            let at = known.unwrap_or_else(|| {
+                names.push(name);
+                names.len() - 1
+            });
+            format!("${}", at + 1)
+        });
+        (text, names)
+    }
+
+    /// The text with a variable `_name` for each parameter, for the body of a function.
+    pub fn embedded(&self) -> String {
+        rename(self.text, |name| format!("_{name}"))
+    }
+}
+
+/// Replaces each `:name`; `::type` is a cast and stays.
+fn rename(text: &'static str, mut with: impl FnMut(&'static str) -> String) -> String {
+    let mut renamed = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(':') {
+        let after = &rest[at + 1..];
+        let end = after.find(|c: char| !(c.is_ascii_lowercase() || c == '_')).unwrap_or(after.len());
+        if end > 0 {
+            renamed.push_str(&rest[..at]);
+            renamed.push_str(&with(&after[..end]));
+            rest = &after[end..];
+        } else {
+            // A cast: both colons and the type stay.
+            let cast = after.trim_start_matches(':');
+            let end = cast.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(cast.len());
+            renamed.push_str(&rest[..rest.len() - cast.len() + end]);
+            rest = &cast[end..];
+        }
+    }
+    renamed.push_str(rest);
+    renamed
+}
+
+macro_rules! statements {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        $($(#[$doc])* pub const $name: Statement = Statement { name: stringify!($name), text: $text };)*
+
+        /// All of them, in the order of this module.
+        pub const ALL: &[Statement] = &[$($name,)*];
+    };
+}
+
+/// How many due tasks of a queue one claim makes ready at most.
+pub const PROMOTED_MAX: u32 = 1_000;
+
+/// What stands in `what` where a step was applied before: by another sending of the same call.
+pub const ALREADY: i16 = 1;
+/// There is no such task.
+pub const NOT_FOUND: i16 = 2;
+/// The task isn't as the guard says.
+pub const STALE: i16 = 3;
+/// The id belongs to another request.
+pub const ID_TAKEN: i16 = 4;
+/// The key belongs to another request.
+pub const KEY_TAKEN: i16 = 5;
+/// An unfinished task holds the slot.
+pub const SLOT_TAKEN: i16 = 6;
+/// A parent doesn't exist.
+pub const PARENT_MISSING: i16 = 7;
+/// Nothing speaks against the step: it wasn't tried yet, or things changed since it was.
+pub const FREE: i16 = 8;
+
+statements! {
+    /// The store's clock: its own, or the one set by hand.
+    NOW = "SELECT moment(:clock::bigint)";
+
+    // ---- claims ----
+
+    /// Locks the limits of the queues asked for, in order of name. Counting what runs is left to a later statement:
+    /// a count in this one would be older than the wait for the lock.
+    LOCK_LIMITS = "
+        SELECT array_agg(name), array_agg(concurrency)
+        FROM (SELECT name, concurrency FROM queue
+              WHERE name = ANY(:queues::text[]) AND concurrency IS NOT NULL
+              ORDER BY name FOR UPDATE) AS locked";
+
+    /// Makes due tasks of a queue ready.
+    PROMOTE = "
+        UPDATE task SET state = 2, rev = rev + 1
+        WHERE id = ANY(ARRAY(
+            SELECT id FROM task WHERE queue = :queue::text AND state = 1 AND due_at <= :now::bigint
+            ORDER BY due_at LIMIT 1000 FOR UPDATE SKIP LOCKED))";
+
+    /// How many tasks of a queue run.
+    COUNT_RUNNING = "SELECT count(*) FROM task WHERE queue = :queue::text AND state = 3";
+
+    /// Leases ready tasks of a queue. The rows are chosen into an array first: a subquery with a limit that the
+    /// planner puts inside a loop would choose anew for each row.
+    CLAIM = "
+        UPDATE task SET
+            state = 3, rev = rev + 1, fence = fence + 1, attempt = attempt + 1, worker = :worker::text,
+            claimed_at = moment(:clock::bigint), entered_at = NULL,
+            lease_expires_at = moment(:clock::bigint) + :lease::bigint
+        WHERE id = ANY(ARRAY(
+            SELECT id FROM task WHERE queue = :queue::text AND state = 2 AND kind = ANY(:kinds::text[])
+            ORDER BY priority, seq LIMIT :room::bigint FOR UPDATE SKIP LOCKED))
+        RETURNING id, fence, kind, queue, slot, payload, attempt, attempts_max, timeout, backoff_min, backoff_max,
+            priority, seq, NULL::bigint";
+
+    /// How long until the next task of these queues is due. What is due already is left out: it was promoted, or
+    /// somebody else has it locked.
+    NEXT_DUE = "
+        SELECT min(due_at) - :now::bigint
+        FROM unnest(:queues::text[]) AS asked(name), LATERAL (
+            SELECT due_at FROM task WHERE queue = asked.name AND state = 1 AND due_at > :now::bigint
+            ORDER BY due_at LIMIT 1) AS next";
+
+    // ---- transitions and renewals ----
+
+    /// Locks tasks in order of id, where the order in which later statements touch them isn't this one.
+    LOCK_TASKS = "
+        SELECT count(*)
+        FROM (SELECT id FROM task WHERE id = ANY(:m_task::text[] || :r_task::text[]) ORDER BY id FOR UPDATE) AS locked";
+
+    /// Carries out the transitions whose guards hold, in order of id, as their arrays are.
+    MOVE = "
+        WITH moved AS (
+            UPDATE task AS t SET
+                state = x.target, rev = t.rev + 1, mark = x.mark,
+                cause = coalesce(x.cause, t.cause),
+                error = CASE WHEN x.cause IS NULL THEN t.error ELSE x.error END,
+                output = coalesce(x.output, t.output),
+                cancel = coalesce(x.cancel, t.cancel),
+                attempt = t.attempt - coalesce(x.back, 0),
+                rescues = t.rescues + coalesce(x.rescue, 0),
+                entered_at = coalesce(t.entered_at, moment(:clock::bigint) - x.entered),
+                due_at = CASE WHEN x.target = 1
+                    THEN :now::bigint + least(coalesce(x.delay, 0), 9223372036854775807 - :now::bigint) ELSE t.due_at END,
+                lease_expires_at = CASE WHEN x.target = 3 THEN t.lease_expires_at END,
+                finished_at = CASE WHEN x.target > 3 THEN moment(:clock::bigint) ELSE t.finished_at END
+            FROM unnest(:m_step::integer[], :m_batch::integer[], :m_task::text[], :m_from::smallint[],
+                    :m_fence::bigint[], :m_live::boolean[], :m_lapsed::boolean[], :m_mark::bigint[],
+                    :m_target::smallint[], :m_delay::bigint[], :m_back::integer[], :m_rescue::integer[],
+                    :m_cause::text[], :m_error::text[], :m_output::bytea[], :m_cancel::text[], :m_entered::bigint[])
+                AS x(step, batch, task, states, fence, live, lapsed, mark,
+                    target, delay, back, rescue, cause, error, output, cancel, entered)
+            WHERE t.id = x.task AND x.batch <> ALL(:refused::integer[])
+                AND (x.states >> t.state) & 1 = 1
+                AND (x.fence IS NULL OR t.fence = x.fence)
+                AND (x.live IS NULL OR t.cancel IS NULL)
+                AND (x.lapsed IS NULL OR t.lease_expires_at <= :now::bigint)
+            RETURNING x.step, t.id, t.state, t.rev, t.fence, t.cancel IS NOT NULL AS cancelling,
+                t.attempt + coalesce(x.back, 0) AS attempt, x.fence IS NULL AS displaced
+        )
+        SELECT array_agg(step), array_agg(state), array_agg(rev), array_agg(fence), array_agg(cancelling),
+            array_agg(id) FILTER (WHERE state > 3),
+            array_agg(id) FILTER (WHERE state < 3 AND fence > 0),
+            array_agg(attempt) FILTER (WHERE state < 3 AND fence > 0),
+            coalesce(bool_or(state = 2), false), coalesce(bool_or(displaced), false)
+        FROM moved";
+
+    /// Gives the attempts that another one will follow a row of their own. Where the task wasn't running, its last
+    /// attempt has one.
+    KEEP_ATTEMPTS = "
+        INSERT INTO attempt (task, fence, attempt, worker, claimed_at, entered_at, ended_at, cause, error, mark)
+        SELECT t.id, t.fence, x.attempt, t.worker, t.claimed_at, t.entered_at, moment(:clock::bigint),
+            t.cause, t.error, t.mark
+        FROM unnest(:again::text[], :again_attempt::integer[]) AS x(task, attempt) JOIN task AS t ON t.id = x.task
+        ON CONFLICT DO NOTHING";
+
+    /// Tells why transitions weren't carried out, or, with `:only_together`, whether those of batches that stand or
+    /// fall together will be.
+    EXAMINE_MOVES = "
+        SELECT array_agg(what), array_agg(step), array_agg(state), array_agg(rev), array_agg(fence),
+            array_agg(cancelling), coalesce(array_agg(batch) FILTER (WHERE what BETWEEN 2 AND 7), '{}')
+        FROM (
+            SELECT x.step, x.batch, t.state, t.rev, t.fence, t.cancel IS NOT NULL AS cancelling,
+                (CASE WHEN t.id IS NULL THEN 2
+                    WHEN (x.states >> t.state) & 1 = 1
+                        AND (x.fence IS NULL OR t.fence = x.fence)
+                        AND (x.live IS NULL OR t.cancel IS NULL)
+                        AND (x.lapsed IS NULL OR t.lease_expires_at <= :now::bigint) THEN 8
+                    WHEN t.mark = x.mark THEN 1
+                    WHEN EXISTS (SELECT 1 FROM attempt AS a
+                        WHERE a.task = x.task AND a.fence = x.fence AND a.mark = x.mark) THEN 1
+                    ELSE 3 END)::smallint AS what
+            FROM unnest(:m_step::integer[], :m_batch::integer[], :m_task::text[], :m_from::smallint[],
+                    :m_fence::bigint[], :m_live::boolean[], :m_lapsed::boolean[], :m_mark::bigint[])
+                AS x(step, batch, task, states, fence, live, lapsed, mark)
+            LEFT JOIN task AS t ON t.id = x.task
+            WHERE x.step <> ALL(:done::integer[]) AND x.batch <> ALL(:refused::integer[])
+                AND (x.batch > 0 OR NOT :only_together::boolean)
+        ) AS examined";
+
+    /// Prolongs leases, in order of id, as their arrays are.
+    RENEW = "
+        WITH renewed AS (
+            UPDATE task AS t SET
+                lease_expires_at = moment(:clock::bigint) + x.lease,
+                entered_at = coalesce(t.entered_at, moment(:clock::bigint) - x.entered)
+            FROM unnest(:r_step::integer[], :r_batch::integer[], :r_task::text[], :r_fence::bigint[],
+                    :r_lease::bigint[], :r_entered::bigint[]) AS x(step, batch, task, fence, lease, entered)
+            WHERE t.id = x.task AND t.state = 3 AND t.fence = x.fence AND x.batch <> ALL(:refused::integer[])
+            RETURNING x.step, t.cancel
+        )
+        SELECT array_agg(step), array_agg(cancel) FROM renewed";
+
+    /// Tells why leases weren't prolonged, or whether they will be; as `EXAMINE_MOVES`.
+    EXAMINE_RENEWALS = "
+        SELECT array_agg(what), array_agg(step), array_agg(state), array_agg(rev), array_agg(fence),
+            array_agg(cancelling), coalesce(array_agg(batch) FILTER (WHERE what BETWEEN 2 AND 7), '{}')
+        FROM (
+            SELECT x.step, x.batch, t.state, t.rev, t.fence, t.cancel IS NOT NULL AS cancelling,
+                (CASE WHEN t.id IS NULL THEN 2 WHEN t.state = 3 AND t.fence = x.fence THEN 8 ELSE 3 END)::smallint
+                    AS what
+            FROM unnest(:r_step::integer[], :r_batch::integer[], :r_task::text[], :r_fence::bigint[])
+                AS x(step, batch, task, fence)
+            LEFT JOIN task AS t ON t.id = x.task
+            WHERE x.step <> ALL(:done::integer[]) AND x.batch <> ALL(:refused::integer[])
+                AND (x.batch > 0 OR NOT :only_together::boolean)
+        ) AS examined";
+
+    // ---- inserts ----
+
+    /// Share-locks parents in order of id and reads them as they are once locked. What isn't answered doesn't exist.
+    LOCK_PARENTS = "
+        SELECT x.place, t.state
+        FROM unnest(:parents::text[]) WITH ORDINALITY AS x(id, place) JOIN task AS t ON t.id = x.id
+        ORDER BY t.id FOR SHARE OF t";
+
+    /// Whether a key belongs to a task.
+    FIND_KEY = "SELECT EXISTS (SELECT 1 FROM task WHERE key = :key::text)";
+
+    /// Stores new tasks, in the order asked for, but for those that lack a parent and those whose id, key or slot
+    /// belongs to another. `:pending`, `:failed` and `:missing` say what was found out about their parents.
+    INSERT = "
+        WITH inserted AS (
+            INSERT INTO task (id, kind, queue, slot, key, priority, payload, attempts_max, rescues_max,
+                timeout, backoff_min, backoff_max, digest, parents_pending, submitted_at, due_at,
+                state, cause, error, finished_at)
+            SELECT x.task, x.kind, x.queue, x.slot, x.key, x.priority, x.payload, x.attempts_max, x.rescues_max,
+                x.timeout, x.backoff_min, x.backoff_max, x.digest, coalesce(x.pending, 0), :now::bigint,
+                coalesce(x.due_at, :now::bigint + least(coalesce(x.delay, 0), 9223372036854775807 - :now::bigint)),
+                CASE WHEN x.failed IS NOT NULL THEN 5 WHEN x.pending > 0 THEN 0
+                    WHEN x.due_at > :now::bigint OR x.delay > 0 THEN 1 ELSE 2 END,
+                CASE WHEN x.failed IS NOT NULL THEN 'dependency_failed' END, x.failed,
+                CASE WHEN x.failed IS NOT NULL THEN :now::bigint END
+            FROM unnest(:i_batch::integer[], :i_task::text[], :i_kind::text[], :i_queue::text[], :i_slot::text[],
+                    :i_key::text[], :i_priority::smallint[], :i_payload::bytea[], :i_due_at::bigint[],
+                    :i_delay::bigint[], :i_attempts_max::bigint[], :i_rescues_max::bigint[], :i_timeout::bigint[],
+                    :i_backoff_min::bigint[], :i_backoff_max::bigint[], :i_digest::bigint[],
+                    :pending::integer[], :failed::text[], :missing::text[])
+                AS x(batch, task, kind, queue, slot, key, priority, payload, due_at, delay, attempts_max,
+                    rescues_max, timeout, backoff_min, backoff_max, digest, pending, failed, missing)
+            WHERE x.missing IS NULL AND x.batch <> ALL(:refused::integer[])
+                AND (x.failed IS NULL OR x.slot IS NULL
+                    OR NOT EXISTS (SELECT 1 FROM task AS h WHERE h.slot = x.slot AND h.state < 4))
+            ON CONFLICT DO NOTHING
+            RETURNING id, state, rev
+        )
+        SELECT array_agg(id), array_agg(state), array_agg(rev), coalesce(bool_or(state = 2), false) FROM inserted";
+
+    /// Stores the edges of new tasks.
+    INSERT_EDGES = "
+        INSERT INTO edge (parent, child, run)
+        SELECT x.parent, x.child, x.run
+        FROM unnest(:e_parent::text[], :e_child::text[], :e_run::boolean[]) AS x(parent, child, run)
+        WHERE x.child = ANY(:stored::text[])";
+
+    /// Tells why tasks weren't stored, or, with `:only_together`, whether those of batches that stand or fall
+    /// together will be: the transitions beside them may free their slots.
+    EXAMINE_INSERTS = "
+        SELECT array_agg(what), array_agg(step), array_agg(task), array_agg(state), array_agg(rev),
+            array_agg(fence), array_agg(cancelling),
+            coalesce(array_agg(batch) FILTER (WHERE what BETWEEN 2 AND 7), '{}')
+        FROM (
+            SELECT x.step, x.batch,
+                (CASE WHEN t.how = 4 AND t.digest = x.digest THEN 1 WHEN t.how = 4 THEN 4
+                    WHEN t.how = 5 AND t.digest = x.digest THEN 1 WHEN t.how = 5 THEN 5
+                    WHEN x.missing IS NOT NULL THEN 7 WHEN t.how = 6 THEN 6 ELSE 8 END)::smallint AS what,
+                CASE WHEN x.missing IS NOT NULL AND t.how IS DISTINCT FROM 4 AND t.how IS DISTINCT FROM 5
+                    THEN x.missing ELSE t.id END AS task,
+                t.state, t.rev, t.fence, t.cancelling
+            FROM unnest(:i_step::integer[], :i_batch::integer[], :i_task::text[], :i_key::text[], :i_slot::text[],
+                    :i_digest::bigint[], :missing::text[]) AS x(step, batch, task, key, slot, digest, missing)
+            LEFT JOIN LATERAL (
+                SELECT 4 AS how, id, digest, state, rev, fence, cancel IS NOT NULL AS cancelling
+                FROM task WHERE id = x.task
+                UNION ALL
+                SELECT 5, id, digest, state, rev, fence, cancel IS NOT NULL FROM task WHERE key = x.key
+                UNION ALL
+                SELECT 6, id, digest, state, rev, fence, cancel IS NOT NULL FROM task
+                WHERE slot = x.slot AND state < 4 AND NOT (x.batch > 0 AND id IN (
+                    SELECT beside.task FROM unnest(:m_batch::integer[], :m_task::text[], :m_target::smallint[])
+                        AS beside(batch, task, target)
+                    WHERE beside.batch = x.batch AND beside.target > 3))
+                ORDER BY how LIMIT 1
+            ) AS t ON true
+            WHERE x.task <> ALL(:stored::text[]) AND x.batch <> ALL(:refused::integer[])
+                AND (x.batch > 0 OR NOT :only_together::boolean)
+        ) AS examined";
+
+    // ---- children ----
+
+    /// Locks the waiting children of ended tasks, in order of id.
+    LOCK_CHILDREN = "
+        SELECT array_agg(id)
+        FROM (SELECT id FROM task
+              WHERE id = ANY(ARRAY(SELECT child FROM edge WHERE parent = ANY(:ended::text[]))) AND state = 0
+              ORDER BY id FOR UPDATE) AS locked";
+
+    /// Releases them: an edge that is satisfied takes one off the child's counter; one that isn't fails the child.
+    RELEASE = "
+        WITH released AS (
+            UPDATE task AS c SET
+                rev = c.rev + 1,
+                parents_pending = c.parents_pending - e.satisfied,
+                state = CASE WHEN e.failed IS NOT NULL THEN 5 WHEN c.parents_pending > e.satisfied THEN 0
+                    WHEN c.due_at > :now::bigint THEN 1 ELSE 2 END,
+                cause = CASE WHEN e.failed IS NULL THEN c.cause ELSE 'dependency_failed' END,
+                error = coalesce(e.failed, c.error),
+                finished_at = CASE WHEN e.failed IS NOT NULL THEN moment(:clock::bigint) END
+            FROM (SELECT edge.child, (count(*) FILTER (WHERE p.state = 4 OR edge.run))::integer AS satisfied,
+                    min('parent ' || p.id || CASE p.state WHEN 5 THEN ' failed' ELSE ' was cancelled' END)
+                        FILTER (WHERE p.state > 4 AND NOT edge.run) AS failed
+                FROM edge JOIN task AS p ON p.id = edge.parent
+                WHERE edge.parent = ANY(:ended::text[])
+                GROUP BY edge.child) AS e
+            WHERE c.id = e.child AND c.state = 0
+            RETURNING c.id, c.state
+        )
+        SELECT array_agg(id) FILTER (WHERE state = 5), coalesce(bool_or(state = 2), false) FROM released";
+
+    // ---- queues ----
+
+    /// Sets limits.
+    SET_LIMITS = "
+        INSERT INTO queue (name, concurrency)
+        SELECT x.queue, x.concurrency
+        FROM unnest(:l_batch::integer[], :l_queue::text[], :l_concurrency::bigint[]) AS x(batch, queue, concurrency)
+        WHERE x.batch <> ALL(:refused::integer[])
+        ORDER BY x.queue
+        ON CONFLICT (name) DO UPDATE SET concurrency = excluded.concurrency";
+}

@@ -1,0 +1,214 @@
+//! The one source of choice: scheduling, faults, latencies and workload are all drawn here.
+//!
+//! Two rules. **Zero is always the benign default** (no fault, no delay, first come first served), so that a list of
+//! decisions names only departures. **A choice is keyed where it happens** (stream, site, actor, and how often the
+//! actor has been there), never by a global step number, so that an added choice doesn't shift the others.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Which part of the simulation chooses. The streams don't influence each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stream {
+    /// What is submitted, cancelled and how handlers behave.
+    Workload,
+    /// Crashes, freezes, lost connections.
+    Faults,
+    /// Who goes first.
+    Schedule,
+    /// Latencies inside the store.
+    Storage,
+}
+
+/// Where a choice was made, for the n-th time by this actor.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Site {
+    /// The part of the simulation.
+    pub stream: Stream,
+    /// The place in it.
+    pub site: &'static str,
+    /// Who was there.
+    pub actor: u64,
+    /// How often before.
+    pub arrival: u32,
+}
+
+/// A departure from the default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Where.
+    pub site: Site,
+    /// What was chosen; never 0.
+    pub value: u32,
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Site { stream, site, actor, arrival } = &self.site;
+        write!(f, "{stream:?} {site} actor {actor} arrival {arrival}: {}", self.value)
+    }
+}
+
+/// Out of how many [`Choices::odds`] counts.
+pub const ODDS: u32 = 10_000;
+
+/// A handle to the choices of one run. Clones are one source.
+#[derive(Debug, Clone)]
+pub struct Choices(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    source: Source,
+    arrivals: BTreeMap<(Stream, usize, u64), u32>,
+    departures: Vec<Decision>,
+    drawn: u64,
+}
+
+#[derive(Debug)]
+enum Source {
+    Seed(u64),
+    /// Everything that isn't listed is the default.
+    Recorded(BTreeMap<Site, u32>),
+}
+
+impl Choices {
+    /// All choices from one number.
+    pub fn from_seed(seed: u64) -> Self {
+        Self::new(Source::Seed(seed))
+    }
+
+    /// The choices of an earlier run, or some of them.
+    pub fn from_decisions(decisions: impl IntoIterator<Item = Decision>) -> Self {
+        Self::new(Source::Recorded(decisions.into_iter().map(|d| (d.site, d.value)).collect()))
+    }
+
+    fn new(source: Source) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            source,
+            arrivals: BTreeMap::new(),
+            departures: Vec::new(),
+            drawn: 0,
+        })))
+    }
+
+    /// One of `0..n`, all alike; 0 is the default.
+    pub fn pick(&self, stream: Stream, site: &'static str, actor: u64, n: u32) -> u32 {
+        self.lock().choose(stream, site, actor, |bits| reduce(bits, n), n)
+    }
+
+    /// 0 but for `odds` in [`ODDS`] cases, where it is one of `1..=n`.
+    pub fn depart(&self, stream: Stream, site: &'static str, actor: u64, odds: u32, n: u32) -> u32 {
+        let draw = |bits: u64| {
+            if reduce(bits, ODDS) < odds { 1 + reduce(bits.rotate_left(32), n) } else { 0 }
+        };
+        self.lock().choose(stream, site, actor, draw, n + 1)
+    }
+
+    /// Whether to depart from the default.
+    pub fn odds(&self, stream: Stream, site: &'static str, actor: u64, odds: u32) -> bool {
+        self.depart(stream, site, actor, odds, 1) == 1
+    }
+
+    /// The departures so far, in the order in which they were made.
+    pub fn departures(&self) -> Vec<Decision> {
+        self.lock().departures.clone()
+    }
+
+    /// How many choices were made.
+    pub fn drawn(&self) -> u64 {
+        self.lock().drawn
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing under this lock can panic half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn choose(
+        &mut self,
+        stream: Stream,
+        site: &'static str,
+        actor: u64,
+        draw: impl FnOnce(u64) -> u32,
+        n: u32,
+    ) -> u32 {
+        self.drawn += 1;
+        // The address tells sites apart while a run lasts; what is drawn depends on the text alone.
+        let count = self.arrivals.entry((stream, site.as_ptr().addr(), actor)).or_default();
+        let arrival = *count;
+        *count += 1;
+        let value = match &self.source {
+            Source::Seed(seed) => draw(bits(*seed, stream, site, actor, arrival)),
+            Source::Recorded(decisions) => {
+                let site = Site { stream, site, actor, arrival };
+                decisions.get(&site).copied().unwrap_or(0).min(n - 1)
+            }
+        };
+        if value != 0 {
+            self.departures.push(Decision { site: Site { stream, site, actor, arrival }, value });
+        }
+        value
+    }
+}
+
+fn bits(seed: u64, stream: Stream, site: &str, actor: u64, arrival: u32) -> u64 {
+    let site = xxhash_rust::xxh3::xxh3_64_with_seed(site.as_bytes(), seed);
+    mix(mix(site ^ stream as u64).wrapping_add(actor) ^ u64::from(arrival) << 32)
+}
+
+/// SplitMix64's finisher: every input bit moves every output bit.
+fn mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Maps bits to `0..n` without division.
+fn reduce(bits: u64, n: u32) -> u32 {
+    u32::try_from(((bits & 0xffff_ffff) * u64::from(n)) >> 32).expect("below n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn play(choices: &Choices) -> Vec<u32> {
+        let mut values = Vec::new();
+        for actor in 0..4 {
+            for _ in 0..20 {
+                values.push(choices.pick(Stream::Workload, "what", actor, 5));
+                values.push(choices.depart(Stream::Faults, "crash", actor, 500, 3));
+            }
+        }
+        values
+    }
+
+    #[test]
+    fn the_departures_of_a_run_replay_it() {
+        let seeded = Choices::from_seed(7);
+        let values = play(&seeded);
+        assert_eq!(values, play(&Choices::from_seed(7)));
+        assert_eq!(values, play(&Choices::from_decisions(seeded.departures())));
+        assert_ne!(values, play(&Choices::from_seed(8)));
+    }
+
+    #[test]
+    fn an_added_choice_does_not_shift_the_others() {
+        let (plain, added) = (Choices::from_seed(7), Choices::from_seed(7));
+        added.pick(Stream::Workload, "new", 0, 100);
+        added.pick(Stream::Schedule, "what", 0, 100);
+        assert_eq!(play(&plain), play(&added));
+    }
+
+    #[test]
+    fn odds_are_kept() {
+        let choices = Choices::from_seed(1);
+        let hits = (0..10_000).filter(|_| choices.odds(Stream::Faults, "x", 0, 1_000)).count();
+        assert!((900..1100).contains(&hits), "{hits}");
+        assert!(play(&Choices::from_decisions([])).iter().all(|value| *value == 0));
+    }
+}

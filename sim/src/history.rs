@@ -1,0 +1,262 @@
+//! What happened in a run, in order: commits as the store made them, and what handlers and clients saw. The oracle
+//! judges it; a failure prints it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use steadfast_core::name::{Queue, TaskId};
+use steadfast_core::task::{Fence, Task};
+use steadfast_core::{ErrorKind, State, Timestamp};
+
+use crate::storage::rows::{EdgeRow, StoreRow};
+
+/// One thing that happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A transaction changed a task.
+    Changed {
+        /// As it was before; `None` for a new one.
+        before: Option<Arc<Task>>,
+        /// As it is now.
+        after: Arc<Task>,
+    },
+    /// A transaction added an edge.
+    Edge(EdgeRow),
+    /// A transaction set a queue's limit.
+    Limited {
+        /// The queue.
+        queue: Queue,
+        /// How many may run.
+        concurrency: Option<u32>,
+    },
+    /// A client sent a submit.
+    Submitting {
+        /// The id it gave.
+        task: TaskId,
+    },
+    /// A submit was answered.
+    Submitted {
+        /// The id it gave.
+        task: TaskId,
+        /// What it was told.
+        answer: SubmitAnswer,
+    },
+    /// A cancel was answered: acknowledged if the task was found unfinished.
+    Cancelled {
+        /// The task.
+        task: TaskId,
+        /// Whether it was acknowledged.
+        acknowledged: bool,
+    },
+    /// A handler was entered.
+    Entered {
+        /// The process.
+        node: String,
+        /// The id that it was given.
+        task: TaskId,
+        /// The id in its payload.
+        payload_id: String,
+        /// Its fence.
+        fence: Fence,
+    },
+    /// A handler saw that it should stop.
+    Told {
+        /// The task.
+        task: TaskId,
+        /// The fence of the attempt.
+        fence: Fence,
+    },
+    /// A handler said its last word.
+    Said {
+        /// The task.
+        task: TaskId,
+        /// The fence of the attempt.
+        fence: Fence,
+        /// Whether it was done well.
+        well: bool,
+    },
+    /// A node started.
+    Started {
+        /// Which.
+        node: String,
+    },
+    /// A node crashed.
+    Crashed {
+        /// Which.
+        node: String,
+    },
+    /// A node stands still.
+    Froze {
+        /// Which.
+        node: String,
+    },
+    /// A node goes on.
+    Thawed {
+        /// Which.
+        node: String,
+    },
+    /// From here on there are no faults.
+    Healed,
+}
+
+/// What a client was told about a submit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SubmitAnswer {
+    /// Accepted, under this id.
+    Accepted(TaskId),
+    /// Refused, for a stated reason.
+    Refused(String),
+    /// An error of this kind.
+    Failed(ErrorKind),
+    /// The caller went away before it was answered.
+    Dropped,
+}
+
+/// An event and when it happened, by the store's clock.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub event: Event,
+}
+
+/// A handle to a run's history. Clones are one history.
+#[derive(Debug, Clone, Default)]
+pub struct History(Arc<Mutex<Recorded>>);
+
+#[derive(Debug, Default)]
+struct Recorded {
+    entries: Vec<Entry>,
+    /// The newest committed version of each task.
+    tasks: BTreeMap<TaskId, Arc<Task>>,
+}
+
+impl History {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an event.
+    pub fn record(&self, at: Timestamp, event: Event) {
+        self.lock().entries.push(Entry { at, event });
+    }
+
+    /// Adds what a transaction has written: of its changes, which all happen at once, those that end a task first.
+    pub(crate) fn committed(&self, at: Timestamp, rows: &[StoreRow]) {
+        let state = &mut *self.lock();
+        let ends = |row: &&StoreRow| matches!(row, StoreRow::Task(row) if row.task.state.is_terminal());
+        for row in rows.iter().filter(ends).chain(rows.iter().filter(|row| !ends(row))) {
+            let event = match row {
+                StoreRow::Task(row) => {
+                    let after = Arc::new(row.task.clone());
+                    let before = state.tasks.insert(after.id.clone(), after.clone());
+                    Event::Changed { before, after }
+                }
+                StoreRow::Edge(edge) => Event::Edge(edge.clone()),
+                StoreRow::Limit(limit) => {
+                    Event::Limited { queue: limit.queue.clone(), concurrency: limit.concurrency }
+                }
+                StoreRow::Attempt(_) => continue,
+            };
+            state.entries.push(Entry { at, event });
+        }
+    }
+
+    /// The tasks as they are now, by id.
+    pub fn tasks(&self) -> BTreeMap<TaskId, Arc<Task>> {
+        self.lock().tasks.clone()
+    }
+
+    /// Everything so far.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.lock().entries.clone()
+    }
+
+    /// A number that is equal for equal histories.
+    pub fn hash(&self) -> u64 {
+        struct Hashed(xxhash_rust::xxh3::Xxh3);
+        impl fmt::Write for Hashed {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                self.0.update(text.as_bytes());
+                Ok(())
+            }
+        }
+        let mut hashed = Hashed(xxhash_rust::xxh3::Xxh3::new());
+        for entry in &self.lock().entries {
+            fmt::Write::write_fmt(&mut hashed, format_args!("{entry:?}")).expect("hashing doesn't fail");
+        }
+        hashed.0.digest()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Recorded> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Entry {
+    /// One line, in the terms of tasks, leases and rows.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.at.since(crate::world::EPOCH).as_secs_f64();
+        write!(f, "{seconds:>10.3}s  ")?;
+        match &self.event {
+            Event::Changed { before, after } => {
+                let from = before.as_ref().map_or("–", |task| task.state.as_str());
+                write!(
+                    f,
+                    "commit    {} {from} → {} rev {} fence {}",
+                    after.id, after.state, after.rev, after.fence
+                )?;
+                write!(f, " attempt {}/{}", after.attempt, after.attempts_max)?;
+                if after.rescues > 0 {
+                    write!(f, " rescues {}/{}", after.rescues, after.rescues_max)?;
+                }
+                if after.parents_pending > 0 {
+                    write!(f, " waits for {}", after.parents_pending)?;
+                }
+                if let (State::Running, Some(worker)) = (after.state, &after.worker) {
+                    write!(f, " by {worker}")?;
+                }
+                if let Some(cause) = after.cause {
+                    write!(f, " [{cause}]")?;
+                }
+                if after.cancel.is_some() {
+                    write!(f, " cancel asked for")?;
+                }
+                Ok(())
+            }
+            Event::Edge(edge) => {
+                write!(f, "commit    edge {} → {} ({})", edge.parent, edge.child, edge.on_failure)
+            }
+            Event::Limited { queue, concurrency } => {
+                write!(f, "commit    queue {queue} limit {concurrency:?}")
+            }
+            Event::Submitting { task } => write!(f, "client    submits {task}"),
+            Event::Submitted { task, answer } => write!(f, "client    is told about {task}: {answer:?}"),
+            Event::Cancelled { task, acknowledged: true } => {
+                write!(f, "client    cancel of {task} acknowledged")
+            }
+            Event::Cancelled { task, acknowledged: false } => {
+                write!(f, "client    cancel of {task} came too late")
+            }
+            Event::Entered { node, task, fence, .. } => {
+                write!(f, "handler   {node} enters {task} fence {fence}")
+            }
+            Event::Told { task, fence } => write!(f, "handler   of {task} fence {fence} is told to stop"),
+            Event::Said { task, fence, well } => {
+                write!(
+                    f,
+                    "handler   of {task} fence {fence} says {}",
+                    if *well { "done" } else { "not done" }
+                )
+            }
+            Event::Started { node } => write!(f, "node      {node} starts"),
+            Event::Crashed { node } => write!(f, "node      {node} crashes"),
+            Event::Froze { node } => write!(f, "node      {node} freezes"),
+            Event::Thawed { node } => write!(f, "node      {node} thaws"),
+            Event::Healed => write!(f, "—         faults stop"),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The client of the simulated service: submits and cancels through an engine of its own, sends again what may be lost,
+//! and sometimes goes away in the middle of a call.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use steadfast_core::engine::{Cancelled, Submitted};
+use steadfast_core::name::{Key, Kind, Queue, Slot, TaskId};
+use steadfast_core::task::{Due, NewTask, OnConflict, OnParentFailure, Parent};
+use steadfast_core::{Engine, Error, ErrorKind};
+
+use crate::choices::{Choices, Stream};
+use crate::history::{Event, SubmitAnswer};
+use crate::storage::SimStorage;
+use crate::world::{Node, SimClock};
+
+use super::handler::TIMEOUT;
+
+/// How many tasks a run has.
+pub(super) const TASKS: u64 = 20;
+/// The queue with a limit.
+pub(super) const LIMITED: &str = "limited";
+/// How often a submit is sent again by the caller, after the engine has given up.
+const RESUBMITS_MAX: u32 = 3;
+
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    pub(super) node: Node,
+    pub(super) engine: Engine<SimStorage, SimClock>,
+}
+
+impl Client {
+    /// Submits and cancels, one after the other, with pauses.
+    pub(super) async fn run(self) {
+        for number in 0..TASKS {
+            self.pause(number).await;
+            let task = self.plan(number);
+            self.submit(number, task).await;
+            let choices = self.choices();
+            if choices.odds(Stream::Workload, "cancel", number, 1_500) {
+                let target = choices.pick(
+                    Stream::Workload,
+                    "cancel which",
+                    number,
+                    u32::try_from(number + 1).expect("few"),
+                );
+                self.cancel(&id(u64::from(target))).await;
+            }
+        }
+    }
+
+    fn choices(&self) -> &Choices {
+        self.node.world().choices()
+    }
+
+    fn plan(&self, number: u64) -> NewTask {
+        let choices = self.choices();
+        let pick = |site, n| choices.pick(Stream::Workload, site, number, n);
+        let odds = |site, odds| choices.odds(Stream::Workload, site, number, odds);
+        let mut task = NewTask::new(id(number), Kind::trusted("work"), id(number).as_str().as_bytes());
+        task.timeout = TIMEOUT;
+        task.attempts_max = 1 + pick("attempts", 3);
+        task.rescues_max = [5, 5, 1, 0][pick("rescues", 4) as usize];
+        task.priority = i16::try_from(pick("priority", 3)).expect("small");
+        if odds("limited", 3_000) {
+            task.queue = Queue::trusted(LIMITED);
+        }
+        if odds("key", 1_500) {
+            let key = format!("k{}", pick("which key", 2));
+            task.payload = format!("key {key}").into_bytes().into();
+            task.key = Some(Key::trusted(key));
+            // The same key must come with the same request, but for the id.
+            (task.attempts_max, task.rescues_max, task.priority) = (3, 5, 0);
+            task.queue = Queue::default_queue();
+            return task;
+        }
+        if odds("slot", 3_000) {
+            let on_conflict = if odds("reject", 3_000) { OnConflict::Reject } else { OnConflict::Replace };
+            task.slot = Some((Slot::trusted(format!("s{}", pick("which slot", 2))), on_conflict));
+        }
+        if odds("delay", 2_000) {
+            task.due = Due::After(Duration::from_secs(u64::from(pick("due", 20))));
+        }
+        if number > 0 && odds("parents", 4_500) {
+            let n = u32::try_from(number).expect("few");
+            let parents: BTreeSet<u32> =
+                (0..=pick("how many parents", 3)).map(|_| pick("which parent", n)).collect();
+            task.parents = parents
+                .into_iter()
+                .map(|parent| Parent {
+                    id: id(u64::from(parent)),
+                    on_failure: if odds("run anyway", 4_000) {
+                        OnParentFailure::Run
+                    } else {
+                        OnParentFailure::Fail
+                    },
+                })
+                .collect();
+        }
+        task
+    }
+
+    async fn submit(&self, number: u64, task: NewTask) {
+        let id = task.id.clone();
+        self.node.record(Event::Submitting { task: id.clone() });
+        let patience =
+            self.choices().depart(Stream::Faults, "client goes away", number, self.drop_odds(), 12);
+        for round in 0..=RESUBMITS_MAX {
+            let answer = match dropped_after(patience, self.engine.submit(task.clone())).await {
+                None => SubmitAnswer::Dropped,
+                Some(Ok(Submitted::Accepted(accepted))) => SubmitAnswer::Accepted(accepted.id),
+                Some(Ok(Submitted::Refused(refusal))) => SubmitAnswer::Refused(format!("{refusal:?}")),
+                Some(Ok(Submitted::Invalid(invalid))) => unreachable!("the plan is valid: {invalid}"),
+                Some(Err(error)) if round < RESUBMITS_MAX && is_worth_repeating(&error) => {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    continue;
+                }
+                // An earlier round may have been stored without an answer.
+                Some(Err(_)) if round > 0 => SubmitAnswer::Failed(ErrorKind::Unknown),
+                Some(Err(error)) => SubmitAnswer::Failed(error.kind()),
+            };
+            self.node.record(Event::Submitted { task: id, answer });
+            return;
+        }
+    }
+
+    async fn cancel(&self, task: &TaskId) {
+        let Ok(cancelled) = self.engine.cancel(task, "no longer needed").await else { return };
+        let acknowledged = matches!(cancelled, Cancelled::Ended | Cancelled::Requested);
+        self.node.record(Event::Cancelled { task: task.clone(), acknowledged });
+    }
+
+    async fn pause(&self, number: u64) {
+        let pause = self.choices().pick(Stream::Workload, "pause", number, 6);
+        tokio::time::sleep(Duration::from_millis([0, 0, 50, 1_000, 4_000, 10_000][pause as usize])).await;
+    }
+
+    fn drop_odds(&self) -> u32 {
+        [0, 300, 1_500][self.choices().pick(Stream::Faults, "swarm: client goes away", 0, 3) as usize]
+    }
+}
+
+fn is_worth_repeating(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Conflict | ErrorKind::Contended | ErrorKind::Unknown | ErrorKind::Unavailable => true,
+        ErrorKind::Rejected | ErrorKind::Broken => false,
+    }
+}
+
+pub(super) fn id(number: u64) -> TaskId {
+    TaskId::trusted(format!("t{number:02}"))
+}
+
+/// Polls a future this often and drops it then; 0 stands for as often as it needs.
+async fn dropped_after<T>(polls: u32, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    let mut left = polls;
+    std::future::poll_fn(move |context| {
+        if let Poll::Ready(value) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(value));
+        }
+        if polls > 0 {
+            left -= 1;
+            if left == 0 {
+                return Poll::Ready(None);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}

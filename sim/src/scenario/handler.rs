@@ -1,0 +1,81 @@
+//! The handler of the simulated workers: it does all that handlers do, by choice, and notes what it saw.
+
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use steadfast_core::handler::Running;
+use steadfast_core::{Cause, Context, Handler, Verdict};
+
+use crate::choices::{Choices, Stream};
+use crate::history::Event;
+use crate::scheduler::yield_now;
+use crate::world::Node;
+
+/// How long an attempt may take in the simulation.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Runs on this node.
+#[derive(Debug, Clone)]
+pub(super) struct Worker {
+    pub(super) node: Node,
+}
+
+impl Handler for Worker {
+    fn call(&self, context: Context) -> Running {
+        let node = self.node.clone();
+        Box::pin(async move {
+            let (task, fence) = (context.task_id().clone(), context.fence());
+            let payload_id = String::from_utf8_lossy(context.payload()).into_owned();
+            node.record(Event::Entered { node: node.name().into(), task: task.clone(), payload_id, fence });
+            let verdict = work(&node, &context).await;
+            let well = matches!(verdict, Verdict::Done(_));
+            node.record(Event::Said { task, fence, well });
+            verdict
+        })
+    }
+}
+
+async fn work(node: &Node, context: &Context) -> Verdict {
+    let choices: &Choices = node.world().choices();
+    // The task is the actor: what it does doesn't depend on who else is there.
+    let actor = xxhash_rust::xxh3::xxh3_64(context.task_id().as_str().as_bytes());
+    let done = || Verdict::done(format!("fence {}", context.fence()).into_bytes());
+    let delay = |site, seconds: u32| {
+        Duration::from_millis(u64::from(choices.pick(Stream::Workload, site, actor, seconds * 10)) * 100)
+    };
+    match choices.pick(Stream::Workload, "handler", actor, 12) {
+        0..=2 => done(),
+        3 => {
+            yield_now().await;
+            done()
+        }
+        4..=6 => sleep_or_stop(node, context, delay("short work", 15)).await.unwrap_or_else(done),
+        7 => {
+            sleep_or_stop(node, context, delay("work before an error", 5)).await;
+            Verdict::error("the work went wrong")
+        }
+        8 => {
+            // Unlike `panic!` this doesn't print.
+            std::panic::resume_unwind(Box::new("the handler panicked".to_owned()))
+        }
+        9 => Verdict::Fail { cause: Cause::Error, error: "the work can't be done".into() },
+        10 => Verdict::Snooze { after: delay("snooze", 10) },
+        _ => {
+            // Deaf: it ends at its timeout or when it is dropped.
+            tokio::time::sleep(TIMEOUT * 2).await;
+            done()
+        }
+    }
+}
+
+/// Works for a while; told to stop, it says so and ends with an error. `None` where nobody stopped it.
+async fn sleep_or_stop(node: &Node, context: &Context, duration: Duration) -> Option<Verdict> {
+    let (stopped, work) = (std::pin::pin!(context.stopped()), std::pin::pin!(tokio::time::sleep(duration)));
+    match select(stopped, work).await {
+        Either::Left((reason, _)) => {
+            node.record(Event::Told { task: context.task_id().clone(), fence: context.fence() });
+            Some(Verdict::error(reason))
+        }
+        Either::Right(_) => None,
+    }
+}

@@ -1,0 +1,261 @@
+//! The plan of `apply`: the same statements, in the same order, as the adapters send.
+//!
+//! Lock order over the whole transaction: all tasks that are written, then all parents, then all children, each
+//! sorted by id (the kernel meets rows in the order of their keys).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use steadfast_core::name::TaskId;
+use steadfast_core::step::{
+    Batch, Head, Insert, Outcome, QueueLimit, Receipt, Refusal, Refused, Renewal, Step, Transition,
+};
+use steadfast_core::{Error, ErrorKind};
+
+use crate::db::{LockMode, Rows, Select, Statement};
+
+use super::insert;
+use super::release::release;
+use super::rows::{LimitRow, RowKey, StoreRow, table};
+use super::transaction::Transaction;
+use super::transition;
+
+/// What is known of a step.
+#[derive(Debug, Clone)]
+pub(super) enum Verdict {
+    Applied(Receipt),
+    Already(Receipt),
+    Refused(Refusal),
+}
+
+/// The place of a step: which batch, which of its steps.
+pub(super) type Place = (usize, usize);
+
+/// The verdicts as they become known.
+#[derive(Debug)]
+pub(super) struct Verdicts<'a> {
+    batches: &'a [Batch],
+    by_place: BTreeMap<Place, Verdict>,
+}
+
+impl<'a> Verdicts<'a> {
+    fn new(batches: &'a [Batch]) -> Self {
+        Self { batches, by_place: BTreeMap::new() }
+    }
+
+    pub(super) fn set(&mut self, place: Place, verdict: Verdict) {
+        self.by_place.insert(place, verdict);
+    }
+
+    /// Whether a batch has been refused: nothing of it may be written any more.
+    fn is_refused(&self, batch: usize) -> bool {
+        let of_batch = self.by_place.range((batch, 0)..(batch + 1, 0));
+        of_batch.into_iter().any(|(_, verdict)| matches!(verdict, Verdict::Refused(_)))
+    }
+
+    /// The steps of a kind that are still to be done.
+    fn open<T>(&self, of_kind: impl Fn(&'a Step) -> Option<&'a T>) -> Vec<(Place, &'a T)> {
+        let mut open = Vec::new();
+        for (b, batch) in self.batches.iter().enumerate().filter(|(b, _)| !self.is_refused(*b)) {
+            for (s, step) in batch.steps.iter().enumerate() {
+                if let (Some(step), None) = (of_kind(step), self.by_place.get(&(b, s))) {
+                    open.push(((b, s), step));
+                }
+            }
+        }
+        open
+    }
+
+    /// A batch of several steps was checked before anything was written. If one of its steps is refused all the same,
+    /// somebody came in between: the whole call is taken back, and the caller sends it again.
+    fn late_refusal(&self) -> Option<&Refusal> {
+        let several = |batch: usize| self.batches[batch].steps.len() > 1;
+        let has_written = |batch: usize| {
+            self.by_place
+                .range((batch, 0)..(batch + 1, 0))
+                .any(|(_, verdict)| matches!(verdict, Verdict::Applied(_)))
+        };
+        self.by_place.iter().find_map(|((batch, _), verdict)| match verdict {
+            Verdict::Refused(refusal) if several(*batch) && has_written(*batch) => Some(refusal),
+            Verdict::Refused(_) | Verdict::Applied(_) | Verdict::Already(_) => None,
+        })
+    }
+
+    fn into_outcomes(mut self) -> Vec<Outcome> {
+        let outcome = |(b, batch): (usize, &Batch)| {
+            let mut receipts = Vec::with_capacity(batch.steps.len());
+            let mut applied = false;
+            for step in 0..batch.steps.len() {
+                match self.by_place.remove(&(b, step)) {
+                    Some(Verdict::Refused(why)) => return Outcome::Refused(Refused { step, why }),
+                    Some(Verdict::Applied(receipt)) => {
+                        applied = true;
+                        receipts.push(receipt);
+                    }
+                    Some(Verdict::Already(receipt)) => receipts.push(receipt),
+                    // Suppressed, because a later step of the batch was refused.
+                    None => {}
+                }
+            }
+            if applied { Outcome::Applied(receipts) } else { Outcome::Already(receipts) }
+        };
+        self.batches.iter().enumerate().map(outcome).collect()
+    }
+}
+
+/// Applies batches in one transaction.
+pub(super) async fn apply(transaction: Transaction, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
+    let mut verdicts = Verdicts::new(batches);
+    check_batches_of_several(&transaction, batches, &mut verdicts).await?;
+    let transitions = verdicts.open(as_transition);
+    let mut ended = transition::apply(&transaction, &transitions, &mut verdicts).await?;
+    let renewals = verdicts.open(as_renewal);
+    renew(&transaction, &renewals, &mut verdicts).await?;
+    // Before the inserts: an edge that is added now counts its parent as it is now, and must not be released again.
+    ended.sort_unstable();
+    let inserts = verdicts.open(as_insert);
+    insert::lock_parents(&transaction, &inserts).await?;
+    release(&transaction, ended).await?;
+    insert::apply(&transaction, batches, &inserts, &mut verdicts).await?;
+    let limits = verdicts.open(as_limit);
+    limit(&transaction, &limits, &mut verdicts).await?;
+    if let Some(refusal) = verdicts.late_refusal() {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            format!("overtaken between check and write: {refusal:?}"),
+        ));
+    }
+    if !verdicts.open(as_insert).is_empty() {
+        let why = "whoever was in an insert's way was gone when it was examined";
+        return Err(Error::new(ErrorKind::Conflict, why));
+    }
+    transaction.commit().await?;
+    Ok(verdicts.into_outcomes())
+}
+
+fn as_transition(step: &Step) -> Option<&Transition> {
+    if let Step::Transition(transition) = step { Some(transition) } else { None }
+}
+
+fn as_renewal(step: &Step) -> Option<&Renewal> {
+    if let Step::Renew(renewal) = step { Some(renewal) } else { None }
+}
+
+fn as_insert(step: &Step) -> Option<&Insert> {
+    if let Step::Insert(insert) = step { Some(insert) } else { None }
+}
+
+fn as_limit(step: &Step) -> Option<&QueueLimit> {
+    if let Step::Limit(limit) = step { Some(limit) } else { None }
+}
+
+/// Locks what batches of several steps name and checks all their guards before anything is written, so that a refused
+/// one changes nothing.
+async fn check_batches_of_several(
+    transaction: &Transaction,
+    batches: &[Batch],
+    verdicts: &mut Verdicts<'_>,
+) -> Result<(), Error> {
+    let several: Vec<(Place, &Step)> = batches
+        .iter()
+        .enumerate()
+        .filter(|(_, batch)| batch.steps.len() > 1)
+        .flat_map(|(b, batch)| batch.steps.iter().enumerate().map(move |(s, step)| ((b, s), step)))
+        .collect();
+    if several.is_empty() {
+        return Ok(());
+    }
+    let transitions: Vec<(Place, &Transition)> =
+        several.iter().filter_map(|(place, step)| Some((*place, as_transition(step)?))).collect();
+    let renewals: Vec<(Place, &Renewal)> =
+        several.iter().filter_map(|(place, step)| Some((*place, as_renewal(step)?))).collect();
+    let ids = transitions.iter().map(|(_, t)| &t.task).chain(renewals.iter().map(|(_, r)| &r.task));
+    let tasks = Rows::by_keys(table::TASK, ids.cloned().map(RowKey::Task));
+    let found = by_id(transaction.lock(LockMode::NoKeyUpdate, Select::new(tasks)).await?);
+    transition::check(transaction, &transitions, &found, verdicts).await?;
+    for (place, renewal) in renewals {
+        if let Some(refusal) = refuse_renewal(renewal, found.get(&renewal.task)) {
+            verdicts.set(place, Verdict::Refused(refusal));
+        }
+    }
+    let displaced: Vec<TaskId> = transitions.iter().map(|(_, transition)| transition.task.clone()).collect();
+    let inserts: Vec<(Place, &Insert)> =
+        several.iter().filter_map(|(place, step)| Some((*place, as_insert(step)?))).collect();
+    insert::check(transaction, batches, &inserts, &displaced, verdicts).await
+}
+
+async fn renew(
+    transaction: &Transaction,
+    renewals: &[(Place, &Renewal)],
+    verdicts: &mut Verdicts<'_>,
+) -> Result<(), Error> {
+    if renewals.is_empty() {
+        return Ok(());
+    }
+    let by_task: Arc<BTreeMap<TaskId, Renewal>> =
+        Arc::new(renewals.iter().map(|(_, renewal)| (renewal.task.clone(), (*renewal).clone())).collect());
+    let now = transaction.now();
+    let keys: Vec<RowKey> = by_task.keys().cloned().map(RowKey::Task).collect();
+    let (guards, changes) = (by_task.clone(), by_task);
+    let rows = Rows::by_keys(table::TASK, keys.clone())
+        .filter(move |row: &StoreRow| refuse_renewal(&guards[&row.as_task().id], Some(row)).is_none());
+    let update = Statement::update(rows, move |row| {
+        let renewal = &changes[&row.as_task().id];
+        row.with(|task| {
+            task.lease_expires_at = Some(now + renewal.lease);
+            task.entered_at = task.entered_at.or(renewal.entered.map(|ago| now - ago));
+        })
+    });
+    let renewed = by_id(transaction.run(update).await?);
+    let found = if renewed.len() < renewals.len() {
+        by_id(transaction.run(Select::new(Rows::by_keys(table::TASK, keys)).into()).await?)
+    } else {
+        BTreeMap::new()
+    };
+    for (place, renewal) in renewals {
+        let verdict = match renewed.get(&renewal.task) {
+            Some(row) => Verdict::Applied(Receipt::Renewed { cancel: row.as_task().cancel.clone() }),
+            None => match found.get(&renewal.task) {
+                Some(row) => Verdict::Refused(Refusal::Stale(head(row))),
+                None => Verdict::Refused(Refusal::NotFound),
+            },
+        };
+        verdicts.set(*place, verdict);
+    }
+    Ok(())
+}
+
+fn refuse_renewal(renewal: &Renewal, row: Option<&StoreRow>) -> Option<Refusal> {
+    let Some(row) = row else { return Some(Refusal::NotFound) };
+    let task = row.as_task();
+    let holds = task.state == steadfast_core::State::Running && task.fence == renewal.fence;
+    (!holds).then(|| Refusal::Stale(head(row)))
+}
+
+async fn limit(
+    transaction: &Transaction,
+    limits: &[(Place, &QueueLimit)],
+    verdicts: &mut Verdicts<'_>,
+) -> Result<(), Error> {
+    for (place, limit) in limits {
+        let row = LimitRow { queue: limit.queue.clone(), concurrency: limit.concurrency };
+        let key = RowKey::Limit(limit.queue.clone());
+        transaction.run(Statement::insert_or_nothing([StoreRow::Limit(row.clone())])).await?;
+        let set =
+            Statement::update(Rows::by_keys(table::LIMIT, [key]), move |_| StoreRow::Limit(row.clone()));
+        transaction.run(set).await?;
+        verdicts.set(*place, Verdict::Applied(Receipt::Limited));
+    }
+    Ok(())
+}
+
+/// Rows of the table of tasks by id.
+pub(super) fn by_id(rows: Vec<StoreRow>) -> BTreeMap<TaskId, StoreRow> {
+    rows.into_iter().map(|row| (row.as_task().id.clone(), row)).collect()
+}
+
+/// What the core is told of a task.
+pub(super) fn head(row: &StoreRow) -> Head {
+    let task = row.as_task();
+    Head { state: task.state, rev: task.rev, fence: task.fence, cancel_requested: task.cancel.is_some() }
+}

@@ -1,0 +1,221 @@
+//! Inserts: parents are share-locked before they are read, then rows are inserted or not, then those that weren't are
+//! examined in a later statement.
+
+use std::collections::BTreeMap;
+
+use steadfast_core::Error;
+use steadfast_core::name::TaskId;
+use steadfast_core::step::{Batch, Insert, Receipt, Refusal, Step};
+use steadfast_core::task::{Due, Task};
+use steadfast_core::{Cause, State, Timestamp};
+
+use crate::db::{LockMode, Rows, Select, Statement};
+
+use super::apply::{Place, Verdict, Verdicts, by_id, head};
+use super::flaws::Flaw;
+use super::release::{Parents, blame};
+use super::rows::{EdgeRow, RowKey, StoreRow, UniqueKey, table};
+use super::transaction::Transaction;
+use crate::db::Row;
+
+/// Inserts tasks and their edges.
+pub(super) async fn apply(
+    transaction: &Transaction,
+    batches: &[Batch],
+    inserts: &[(Place, &Insert)],
+    verdicts: &mut Verdicts<'_>,
+) -> Result<(), Error> {
+    if inserts.is_empty() {
+        return Ok(());
+    }
+    let parents = lock_parents(transaction, inserts).await?;
+    let now = transaction.now();
+    let mut rows = Vec::new();
+    let mut missing = BTreeMap::new();
+    for (place, insert) in inserts {
+        match judge_parents(batches, *place, insert, &parents) {
+            Ok(parents) => rows.push(new_row(insert, &parents, now, transaction.next_seq())),
+            Err(parent) => {
+                missing.insert(*place, parent);
+            }
+        }
+    }
+    let inserted = by_id(transaction.run(Statement::insert_or_nothing(rows)).await?);
+    let mut edges = Vec::new();
+    let mut left_out = Vec::new();
+    // Of two inserts of one id in one call the first is the one that was made.
+    let mut taken = inserted.clone();
+    for (place, insert) in inserts {
+        match taken.remove(&insert.task.id) {
+            Some(row) if !missing.contains_key(place) => {
+                verdicts.set(*place, Verdict::Applied(Receipt::Inserted(insert.task.id.clone(), head(&row))));
+                edges.extend(insert.task.parents.iter().map(|parent| {
+                    let (parent, on_failure) = (parent.id.clone(), parent.on_failure);
+                    StoreRow::Edge(EdgeRow { parent, child: insert.task.id.clone(), on_failure })
+                }));
+            }
+            _ => left_out.push((*place, *insert)),
+        }
+    }
+    if !edges.is_empty() {
+        transaction.run(Statement::insert_or_nothing(edges)).await?;
+    }
+    examine(transaction, &left_out, &missing, &[], verdicts).await
+}
+
+/// Judges the inserts of batches of several steps before anything is written. `displaced` are the tasks that the same
+/// call moves: they may be about to leave a slot.
+pub(super) async fn check(
+    transaction: &Transaction,
+    batches: &[Batch],
+    inserts: &[(Place, &Insert)],
+    displaced: &[TaskId],
+    verdicts: &mut Verdicts<'_>,
+) -> Result<(), Error> {
+    let parents = lock_parents(transaction, inserts).await?;
+    let missing = inserts
+        .iter()
+        .filter_map(|(place, insert)| Some((*place, judge_parents(batches, *place, insert, &parents).err()?)))
+        .collect();
+    examine(transaction, inserts, &missing, displaced, verdicts).await
+}
+
+/// Share-locks the parents, in order of id, and reads them as they are once locked. Before the children of what ends
+/// in this call are released: all parents come before all children in the order of locks.
+pub(super) async fn lock_parents(
+    transaction: &Transaction,
+    inserts: &[(Place, &Insert)],
+) -> Result<BTreeMap<TaskId, StoreRow>, Error> {
+    let keys: Vec<RowKey> = inserts
+        .iter()
+        .flat_map(|(_, insert)| &insert.task.parents)
+        .map(|parent| RowKey::Task(parent.id.clone()))
+        .collect();
+    if keys.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let select = Select::new(Rows::by_keys(table::TASK, keys));
+    let rows = if transaction.has(Flaw::NoShareLockOnParents) {
+        transaction.run(select.into()).await?
+    } else {
+        transaction.lock(LockMode::Share, select).await?
+    };
+    Ok(by_id(rows))
+}
+
+/// What the parents mean for the new task, or the one that doesn't exist.
+fn judge_parents(
+    batches: &[Batch],
+    (batch, step): Place,
+    insert: &Insert,
+    found: &BTreeMap<TaskId, StoreRow>,
+) -> Result<Parents, TaskId> {
+    let mut parents = Parents::default();
+    for parent in &insert.task.parents {
+        let in_batch = batches[batch].steps[..step]
+            .iter()
+            .any(|earlier| matches!(earlier, Step::Insert(earlier) if earlier.task.id == parent.id));
+        match found.get(&parent.id) {
+            Some(row) => parents.count(&parent.id, row.as_task().state, parent.on_failure),
+            None if in_batch => parents.count(&parent.id, State::Blocked, parent.on_failure),
+            None => return Err(parent.id.clone()),
+        }
+    }
+    Ok(parents)
+}
+
+/// Tells which of the inserts that weren't made had been before, and why the others are refused. Without
+/// a reason an insert is left open.
+async fn examine(
+    transaction: &Transaction,
+    left_out: &[(Place, &Insert)],
+    missing: &BTreeMap<Place, TaskId>,
+    displaced: &[TaskId],
+    verdicts: &mut Verdicts<'_>,
+) -> Result<(), Error> {
+    if left_out.is_empty() {
+        return Ok(());
+    }
+    let ids = left_out.iter().map(|(_, insert)| RowKey::Task(insert.task.id.clone()));
+    let by_ids = by_id(transaction.run(Select::new(Rows::by_keys(table::TASK, ids)).into()).await?);
+    let wanted: Vec<UniqueKey> = left_out.iter().flat_map(|(_, insert)| uniques(insert)).collect();
+    let holds_one = move |row: &StoreRow| row.uniques().any(|held| wanted.contains(&held));
+    let holders = transaction.run(Select::new(Rows::all(table::TASK).filter(holds_one)).into()).await?;
+    let holder = |wanted: UniqueKey| holders.iter().find(|row| row.uniques().any(|held| held == wanted));
+    for (place, insert) in left_out {
+        let by_key = insert.task.key.clone().and_then(|key| holder(UniqueKey::Key(key)));
+        let by_slot = insert.task.slot.as_ref().and_then(|(slot, _)| holder(UniqueKey::Slot(slot.clone())));
+        let by_slot = by_slot.filter(|row| !displaced.contains(&row.as_task().id));
+        let verdict = match (by_ids.get(&insert.task.id), by_key, missing.get(place), by_slot) {
+            (Some(row), ..) if row.as_task().digest == insert.digest => already(row),
+            (Some(row), ..) => Verdict::Refused(Refusal::IdTaken(head(row))),
+            (None, Some(row), ..) if row.as_task().digest == insert.digest => already(row),
+            (None, Some(row), ..) => Verdict::Refused(Refusal::KeyTaken(row.as_task().id.clone(), head(row))),
+            (None, None, Some(parent), _) => Verdict::Refused(Refusal::ParentMissing(parent.clone())),
+            (None, None, None, Some(row)) => {
+                Verdict::Refused(Refusal::SlotTaken(row.as_task().id.clone(), head(row)))
+            }
+            (None, None, None, None) => continue,
+        };
+        verdicts.set(*place, verdict);
+    }
+    Ok(())
+}
+
+fn already(row: &StoreRow) -> Verdict {
+    Verdict::Already(Receipt::Inserted(row.as_task().id.clone(), head(row)))
+}
+
+fn uniques(insert: &Insert) -> impl Iterator<Item = UniqueKey> + use<> {
+    let key = insert.task.key.clone().map(UniqueKey::Key);
+    let slot = insert.task.slot.as_ref().map(|(slot, _)| UniqueKey::Slot(slot.clone()));
+    key.into_iter().chain(slot)
+}
+
+fn new_row(insert: &Insert, parents: &Parents, now: Timestamp, seq: u64) -> StoreRow {
+    let new = insert.task.clone();
+    let due_at = match new.due {
+        Due::Now => now,
+        Due::After(delay) => now + delay,
+        Due::At(at) => at,
+    };
+    let state = match (&parents.failed, parents.pending) {
+        (Some(_), _) => State::Failed,
+        (None, 1..) => State::Blocked,
+        (None, 0) if due_at > now => State::Scheduled,
+        (None, 0) => State::Ready,
+    };
+    let task = Task {
+        id: new.id,
+        kind: new.kind,
+        queue: new.queue,
+        state,
+        cause: parents.failed.as_ref().map(|_| Cause::DependencyFailed),
+        error: parents.failed.as_ref().map(|(parent, state)| blame(parent, *state)),
+        rev: 0,
+        attempt: 0,
+        attempts_max: new.attempts_max,
+        rescues: 0,
+        rescues_max: new.rescues_max,
+        fence: 0,
+        slot: new.slot.map(|(slot, _)| slot),
+        key: new.key,
+        priority: new.priority,
+        payload: new.payload,
+        output: None,
+        submitted_at: now,
+        due_at,
+        claimed_at: None,
+        entered_at: None,
+        finished_at: parents.failed.as_ref().map(|_| now),
+        lease_expires_at: None,
+        worker: None,
+        timeout: new.timeout,
+        backoff: new.backoff,
+        cancel: None,
+        parents_pending: parents.pending,
+        digest: insert.digest,
+        mark: 0,
+    };
+    StoreRow::task(task, seq)
+}

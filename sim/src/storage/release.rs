@@ -1,0 +1,115 @@
+//! The release of children: always in statements after the one that ended the parents, with snapshots of their own
+//! (fact B5: folded into one statement, a child that was added meanwhile stays blocked for ever).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use steadfast_core::decide::{EdgeOutcome, edge};
+use steadfast_core::name::TaskId;
+use steadfast_core::task::OnParentFailure;
+use steadfast_core::{Cause, Error, State, Timestamp};
+
+use crate::db::{LockMode, Rows, Select, Statement};
+
+use super::rows::{RowKey, StoreRow, table};
+use super::transaction::Transaction;
+
+/// A task that ended in this transaction.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ended {
+    pub(super) task: TaskId,
+    pub(super) state: State,
+}
+
+/// What an ended parent means for a child.
+#[derive(Debug, Clone, Default)]
+struct Release {
+    satisfied: u32,
+    failed_parent: Option<(TaskId, State)>,
+}
+
+/// Releases the children of ended tasks, and theirs in turn where one fails.
+pub(super) async fn release(transaction: &Transaction, mut ended: Vec<Ended>) -> Result<(), Error> {
+    // The edges form no circle: each round goes one generation down.
+    while !ended.is_empty() {
+        let parents: Arc<BTreeMap<TaskId, State>> =
+            Arc::new(ended.iter().map(|ended| (ended.task.clone(), ended.state)).collect());
+        let of = parents.clone();
+        let edges =
+            Rows::all(table::EDGE).filter(move |row: &StoreRow| of.contains_key(&row.as_edge().parent));
+        let edges = transaction.run(Select::new(edges).into()).await?;
+        let mut releases: BTreeMap<TaskId, Release> = BTreeMap::new();
+        for row in &edges {
+            let row = row.as_edge();
+            let state = parents[&row.parent];
+            let release = releases.entry(row.child.clone()).or_default();
+            match edge(state, row.on_failure) {
+                Some(EdgeOutcome::Satisfied) => release.satisfied += 1,
+                Some(EdgeOutcome::Fails) => {
+                    release.failed_parent.get_or_insert((row.parent.clone(), state));
+                }
+                None => unreachable!("the parent has ended"),
+            }
+        }
+        if releases.is_empty() {
+            return Ok(());
+        }
+        let children: Vec<RowKey> = releases.keys().cloned().map(RowKey::Task).collect();
+        let rows = || {
+            Rows::by_keys(table::TASK, children.clone()).filter(|row: &StoreRow| row.is_in(State::Blocked))
+        };
+        transaction.lock(LockMode::NoKeyUpdate, Select::new(rows())).await?;
+        let now = transaction.now();
+        let update = Statement::update(rows(), move |row| released(row, &releases[&row.as_task().id], now));
+        let changed = transaction.run(update).await?;
+        ended = changed
+            .iter()
+            .map(StoreRow::as_task)
+            .filter(|task| task.state.is_terminal())
+            .map(|task| Ended { task: task.id.clone(), state: task.state })
+            .collect();
+    }
+    Ok(())
+}
+
+fn released(row: &StoreRow, release: &Release, now: Timestamp) -> StoreRow {
+    row.with(|task| {
+        task.rev += 1;
+        task.parents_pending -= release.satisfied;
+        if let Some((parent, state)) = &release.failed_parent {
+            task.state = State::Failed;
+            task.cause = Some(Cause::DependencyFailed);
+            task.error = Some(blame(parent, *state));
+            task.finished_at = Some(now);
+        } else if task.parents_pending == 0 {
+            task.state = if task.due_at > now { State::Scheduled } else { State::Ready };
+        }
+    })
+}
+
+/// The error text of a task that fails because this parent ended like that.
+pub(super) fn blame(parent: &TaskId, state: State) -> String {
+    match state {
+        State::Cancelled => format!("parent {parent} was cancelled"),
+        _ => format!("parent {parent} failed"),
+    }
+}
+
+/// What the parents of a new task, as they are now, mean for it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Parents {
+    pub(super) pending: u32,
+    pub(super) failed: Option<(TaskId, State)>,
+}
+
+impl Parents {
+    pub(super) fn count(&mut self, parent: &TaskId, state: State, on_failure: OnParentFailure) {
+        match edge(state, on_failure) {
+            None => self.pending += 1,
+            Some(EdgeOutcome::Satisfied) => {}
+            Some(EdgeOutcome::Fails) => {
+                self.failed.get_or_insert((parent.clone(), state));
+            }
+        }
+    }
+}

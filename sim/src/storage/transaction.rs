@@ -1,0 +1,191 @@
+//! One transaction on the simulated database, statement by statement, with a scheduling point before each and a bounded
+//! wait for locks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use steadfast_core::{Error, ErrorKind, Timestamp};
+
+use crate::choices::Stream;
+use crate::db::{Begin, Db, Ended, ErrorClass, LockMode, Mode, Progress, Select, SessionId, Statement};
+use crate::scheduler::yield_now;
+use crate::world::Server;
+
+use super::flaws::Flaw;
+use super::rows::StoreRow;
+
+/// How long a statement waits for somebody else's lock before it gives up, as the adapters have it.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(40);
+/// How often a writer asks again for SQLite's write lock, a millisecond apart.
+const BUSY_ROUNDS_MAX: u32 = 2_000;
+
+/// An open transaction. Dropping it rolls it back.
+pub(super) struct Transaction {
+    server: Arc<Server>,
+    session: SessionId,
+    actor: u64,
+    over: bool,
+}
+
+impl Transaction {
+    /// Begins a transaction that writes, or, in SQLite mode, waits for its turn to.
+    pub(super) async fn begin(server: Arc<Server>, actor: u64) -> Result<Self, Error> {
+        let session = server.db().connect();
+        let transaction = Self { server, session, actor, over: false };
+        let begin = match transaction.server.db().mode() {
+            Mode::Postgres => Begin::ReadCommitted,
+            Mode::Sqlite => Begin::Immediate,
+        };
+        for _ in 0..BUSY_ROUNDS_MAX {
+            transaction.point("begin").await;
+            let begun = transaction.server.db().begin(session, begin);
+            match begun {
+                Ok(()) => return Ok(transaction),
+                Err(ErrorClass::Busy) => tokio::time::sleep(Duration::from_millis(1)).await,
+                Err(error) => return Err(classed(error)),
+            }
+        }
+        Err(Error::new(ErrorKind::Contended, "another process kept the file locked"))
+    }
+
+    /// Runs a statement to its answer.
+    pub(super) async fn run(&self, statement: Statement<StoreRow>) -> Result<Vec<StoreRow>, Error> {
+        self.point("statement").await;
+        let progress = self.server.db().start(self.session, statement);
+        let answer = match progress {
+            Progress::Done(answer) => answer,
+            Progress::Waiting => self.wait().await,
+        };
+        if answer.is_err() {
+            // A failed statement has freed its locks.
+            self.server.progress();
+        }
+        answer.map_err(classed)
+    }
+
+    /// Selects, and locks the rows where the database has row locks: SQLite's only writer needs none.
+    pub(super) async fn lock(
+        &self,
+        mode: LockMode,
+        select: Select<StoreRow>,
+    ) -> Result<Vec<StoreRow>, Error> {
+        self.run(self.locking(mode, select).into()).await
+    }
+
+    /// A select that locks, where the database has row locks.
+    pub(super) fn locking(&self, mode: LockMode, select: Select<StoreRow>) -> Select<StoreRow> {
+        match self.server.db().mode() {
+            Mode::Postgres => select.lock(mode),
+            Mode::Sqlite => select,
+        }
+    }
+
+    /// A select that locks and skips what is locked, where the database has row locks.
+    pub(super) fn skipping(&self, select: Select<StoreRow>) -> Select<StoreRow> {
+        match self.server.db().mode() {
+            Mode::Postgres => select.lock(LockMode::Update).skip_locked(),
+            Mode::Sqlite => select,
+        }
+    }
+
+    async fn wait(&self) -> Result<Vec<StoreRow>, ErrorClass> {
+        let mut turns = self.server.turns();
+        let timeout = tokio::time::sleep(LOCK_TIMEOUT);
+        let mut timeout = std::pin::pin!(timeout);
+        loop {
+            let progress = {
+                let mut db = self.server.db();
+                let may = db.runnable().any(|session| session == self.session);
+                may.then(|| db.resume(self.session))
+            };
+            match progress {
+                Some(Progress::Done(answer)) => {
+                    self.server.progress();
+                    return answer;
+                }
+                // It stands elsewhere in the queues now: others may have become first.
+                Some(Progress::Waiting) => self.server.progress(),
+                None => {}
+            }
+            let turn = std::pin::pin!(turns.wait());
+            if let Either::Right(_) = select(turn, timeout.as_mut()).await {
+                return self.server.db().fail(self.session, ErrorClass::LockTimeout);
+            }
+        }
+    }
+
+    /// Commits. What was written becomes part of the history at this instant.
+    pub(super) async fn commit(mut self) -> Result<(), Error> {
+        self.point("commit").await;
+        self.over = true;
+        let ended = {
+            let mut db = self.server.db();
+            let written: Vec<StoreRow> = db.written(self.session).into_iter().cloned().collect();
+            let ended = db.commit(self.session);
+            db.kill(self.session);
+            drop(db);
+            if ended == Ended::Committed {
+                self.server.committed(&written);
+            }
+            ended
+        };
+        self.server.progress();
+        match ended {
+            Ended::Committed => Ok(()),
+            Ended::RolledBack | Ended::NoTransaction => Err(Error::new(
+                ErrorKind::Broken,
+                "COMMIT answered ROLLBACK: a failed statement was overlooked",
+            )),
+        }
+    }
+
+    /// The store's clock.
+    pub(super) fn now(&self) -> Timestamp {
+        self.server.now()
+    }
+
+    /// A number that rises with every insert.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.server.next_seq()
+    }
+
+    pub(super) fn has(&self, flaw: Flaw) -> bool {
+        self.server.has(flaw)
+    }
+
+    /// A place where others may come in between.
+    async fn point(&self, site: &'static str) {
+        let choices = &self.server.choices;
+        match choices.depart(Stream::Storage, site, self.actor, self.server.latency_odds, 4) {
+            0 => {}
+            1 | 2 => yield_now().await,
+            slow => tokio::time::sleep(Duration::from_millis(u64::from(slow))).await,
+        }
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if !self.over {
+            let db: &mut Db<StoreRow> = &mut self.server.db();
+            db.kill(self.session);
+            self.server.progress();
+        }
+    }
+}
+
+/// Classes an error as the adapters do at their edge.
+fn classed(error: ErrorClass) -> Error {
+    let kind = match error {
+        ErrorClass::SerializationFailure | ErrorClass::Deadlock | ErrorClass::BusySnapshot => {
+            ErrorKind::Conflict
+        }
+        ErrorClass::LockTimeout | ErrorClass::Cancelled | ErrorClass::Busy => ErrorKind::Contended,
+        ErrorClass::CheckViolation(_) => ErrorKind::Rejected,
+        ErrorClass::DiskFull => ErrorKind::Unavailable,
+        // Inserts say what to do about conflicts, and a failed transaction isn't gone on with.
+        ErrorClass::InFailedTransaction | ErrorClass::UniqueViolation => ErrorKind::Broken,
+    };
+    Error::new(kind, error.to_string())
+}

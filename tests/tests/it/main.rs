@@ -1,0 +1,5 @@
+//! Steadfast's tests that need more than one crate, in one binary.
+
+mod certification;
+mod conformance;
+mod postgres_server;
