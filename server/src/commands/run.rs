@@ -12,7 +12,9 @@ use steadfast::core::engine::{Accepted, Cancelled, Submitted};
 use steadfast::core::task::OnConflict;
 use steadfast::exec::{Options, RUN_KIND, Recorded, RunCommand};
 use steadfast::subprocess::Exit as CommandExit;
-use steadfast::{Cause, Handlers, Host, NewTask, Queue, State, StoreId, StoreUrl, Task, TaskId};
+use steadfast::{
+    Cause, Handlers, Host, NewTask, Queue, State, StoreId, StoreUrl, Task, TaskId, WorkerPanicked,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::adopt::{only, run_kind};
@@ -91,6 +93,12 @@ fn recorded(args: cli::Run) -> Result<NewTask, Failure> {
     Ok(task)
 }
 
+/// A worker ends by itself only through a bug.
+fn unasked(ended: Result<(), WorkerPanicked>) -> Failure {
+    let why = ended.map_or_else(|panicked| panicked.to_string(), |()| "the worker ended unasked".into());
+    Failure::new(Exit::RunFailed, why)
+}
+
 fn no_task(id: &TaskId) -> Failure {
     api::no_task(id).into()
 }
@@ -147,8 +155,11 @@ impl Here {
     async fn run(self, mut signals: Signals, out: Out) -> Result<ExitCode, Failure> {
         let (relay, mut written) = Relay::start()
             .map_err(|error| Failure::new(Exit::RunFailed, format!("no thread for the output: {error}")))?;
-        let worker = self.work(&relay);
-        let interrupted = self.follow(&mut signals, &relay, &mut written).await;
+        let mut worker = self.work(&relay);
+        let interrupted = tokio::select! {
+            interrupted = self.follow(&mut signals, &relay, &mut written) => interrupted,
+            ended = worker.ended() => Err(unasked(ended)),
+        };
         // A process that is still stopping has its grace; a second signal ends that, too.
         let drained = worker.drain();
         tokio::pin!(drained);
@@ -162,7 +173,7 @@ impl Here {
         drop(relay);
         written.finish();
         let interrupt = interrupted?;
-        drained.map_err(|error| Failure::new(Exit::RunFailed, error.to_string()))?;
+        drained.map_err(|panicked| unasked(Err(panicked)))?;
         let task = self.host.engine().task(&self.task.id).await?.ok_or_else(|| no_task(&self.task.id))?;
         if out.json {
             let json =

@@ -1,13 +1,13 @@
 //! `submit`, `status`, `list`, `wait` and `cancel`: on a store, or through a server.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
 
 use serde_json::value::RawValue;
 use steadfast::core::storage::TaskFilter;
 use steadfast::core::task::{Due, OnConflict};
 
-use super::{Out, Target, tell};
+use super::{Out, Target, note, tell};
 use crate::backend::Missing;
 use crate::cli;
 use crate::config::Config;
@@ -27,6 +27,12 @@ pub(super) async fn submit(args: cli::Submit, target: &Target, out: Out) -> Resu
         Some(_) => Config::default(),
     };
     let wait = args.wait;
+    if target.server.is_none() && std::io::stderr().is_terminal() && !config.kinds().contains(&args.kind) {
+        note(format_args!(
+            "no handler for kind {:?} is configured here: the task waits until a worker comes that has one",
+            args.kind
+        ));
+    }
     let request = request(args)?;
     let backend = target.backend(Missing::Create).await?;
     let submitted = backend.submit(request, &config).await?;

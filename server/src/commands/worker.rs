@@ -77,8 +77,6 @@ impl Crew {
             Ok(()) => "the worker ended unasked".into(),
             Err(panicked) => panicked.to_string(),
         };
-        // What is left must not be asked again.
-        self.worker = None;
         Failure::new(Exit::Failed, why)
     }
 
