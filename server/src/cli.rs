@@ -170,7 +170,7 @@ pub struct Submit {
     /// Which handler
     pub kind: Kind,
     /// What the handler is given: JSON, or @FILE, or - for stdin, as they are
-    #[arg(long, value_name = "JSON|@FILE|-")]
+    #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     pub payload: Option<String>,
     /// The task's id [default: a new UUIDv7]
     #[arg(long)]

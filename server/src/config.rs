@@ -28,7 +28,7 @@ pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 pub struct Config {
     /// Which command runs which kind.
     #[serde(default)]
-    pub handlers: BTreeMap<Checked<Kind>, HandlerConfig>,
+    pub handlers: BTreeMap<HandlerKind, HandlerConfig>,
     /// The queues' limits.
     #[serde(default)]
     pub queues: BTreeMap<Checked<Queue>, QueueConfig>,
@@ -109,6 +109,20 @@ pub struct WorkerSection {
     pub lease: Option<Span>,
     /// How long an attempt may go on after it was told to stop.
     pub grace: Option<Span>,
+}
+
+/// A kind that may have a handler of the operator's: not one of Steadfast's own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HandlerKind(pub Kind);
+
+impl<'de> Deserialize<'de> for HandlerKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Checked(kind): Checked<Kind> = Checked::deserialize(deserializer)?;
+        if kind.is_reserved() {
+            return Err(D::Error::custom(format!("the kind {}", reserved(&kind))));
+        }
+        Ok(Self(kind))
+    }
 }
 
 /// A name or another text that was checked when it was read.
@@ -201,16 +215,12 @@ impl Config {
     /// # Errors
     /// Line and column, what is wrong, and the line itself.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let config: Self = toml::from_str(text).map_err(|error| located(text, &error))?;
-        match config.handlers.keys().find(|kind| kind.0.is_reserved()) {
-            Some(kind) => Err(format!(" handlers: {}", reserved(&kind.0))),
-            None => Ok(config),
-        }
+        toml::from_str(text).map_err(|error| located(text, &error))
     }
 
     /// What a task of this kind has where a submit doesn't say.
     pub fn defaults(&self, kind: &Kind) -> Defaults {
-        let Some(handler) = self.handlers.get(&Checked(kind.clone())) else { return Defaults::default() };
+        let Some(handler) = self.handlers.get(&HandlerKind(kind.clone())) else { return Defaults::default() };
         Defaults {
             queue: handler.queue.as_ref().map(|queue| queue.0.clone()),
             attempts: handler.attempts.map(Into::into),
@@ -264,5 +274,9 @@ fn located(text: &str, error: &toml::de::Error) -> String {
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
     let shown = text.lines().nth(line - 1).unwrap_or_default().trim();
+    if shown.contains("token") {
+        // What is wrong there may be the token itself.
+        return format!("{line}:{column}: {message}");
+    }
     format!("{line}:{column}: {message}\n  {line} | {shown}")
 }

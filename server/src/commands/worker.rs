@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use steadfast::core::sweeper::SWEEP;
 use steadfast::exec::{Exec, Options};
 use steadfast::subprocess::GuardExe;
 use steadfast::{Handlers, Host, StoreUrl, Worker, WorkerConfig};
@@ -63,6 +64,8 @@ impl Crew {
             let exec = Exec::new(program, args, config.directory.clone(), options.clone());
             handlers.with(kind.0.clone(), exec)
         });
+        // Also where there is nothing to run: what others left behind must not wait for a worker that has handlers.
+        host.sweep(SWEEP.min(worker_config.lease));
         let adopter =
             config.server.allow_run.then(|| Adopter::start(host.clone(), options, worker_config.clone()));
         let works = handlers.kinds().next().is_some();
