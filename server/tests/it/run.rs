@@ -142,6 +142,25 @@ fn sigterm_cancels_too() {
 }
 
 #[test]
+fn a_closed_terminal_cancels_unless_nohup_says_otherwise() {
+    let place = Place::new();
+    let script = "echo on; while [ ! -e go ]; do sleep 0.01; done";
+    let mut process = started(&place, &["run", "--", "sh", "-c", script]);
+    process.signal(Signal::HUP);
+    assert_eq!(process.ended().code(), Some(129));
+
+    let run = place.command(&["run", "--", "sh", "-c", script]);
+    let mut nohup = std::process::Command::new("nohup");
+    nohup.arg(run.get_program()).args(run.get_args()).current_dir(place.path()).stdin(Stdio::null());
+    nohup.env_remove("STEADFAST_STORE").env_remove("STEADFAST_SERVER");
+    let mut process = Process(nohup.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    assert_eq!(process.first_line(), "on");
+    process.signal(Signal::HUP);
+    std::fs::write(place.path().join("go"), "").unwrap();
+    assert_eq!(process.ended().code(), Some(0));
+}
+
+#[test]
 fn a_reader_that_goes_away_ends_the_command() {
     let place = Place::new();
     let mut process = started(&place, &["run", "--id", "a", "--", "sh", "-c", "echo on; exec yes"]);
