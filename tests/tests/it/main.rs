@@ -2,4 +2,5 @@
 
 mod certification;
 mod conformance;
+mod simulation;
 mod postgres_server;
