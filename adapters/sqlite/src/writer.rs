@@ -23,6 +23,9 @@ use crate::threads::{Answer, Calls};
 /// How often the writer looks for other processes' commits, while somebody listens.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
 
+/// How often it makes sure that the store's clock is kept.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+
 /// What a caller asks of the writer, and where the answer goes.
 pub(crate) enum WriteCall {
     Claim(ClaimRequest, Answer<Claimed>),
@@ -49,20 +52,22 @@ pub(crate) fn run(common: &Common, conn: &Connection, calls: &Calls<WriteCall>) 
         Err(error) => {
             // The statements don't fit the schema that was checked a moment ago. Calls are answered all the same.
             let error = classed(format_args!("prepare statements for {}", common.name), &error);
-            while let Ok(call) = calls.next(None) {
-                call.fail(&error);
-            }
-            return;
+            return calls.each(|call| call.fail(&error));
         }
     };
     let mut looked = Instant::now();
+    let mut kept = Instant::now();
     loop {
         let is_watched = common.is_watched.load(Ordering::Relaxed);
         if is_watched && looked.elapsed() >= WATCH_EVERY {
             writer.look_for_others();
             looked = Instant::now();
         }
-        match calls.next(is_watched.then_some(WATCH_EVERY)) {
+        if kept.elapsed() >= KEEP_EVERY {
+            writer.keep_clock();
+            kept = Instant::now();
+        }
+        match calls.next(if is_watched { WATCH_EVERY } else { KEEP_EVERY }) {
             Ok(call) => writer.serve(call),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
@@ -168,13 +173,22 @@ impl<'c> Writer<'c> {
         let mut tx = Tx { now: self.common.clock.now(mark), hint: Hint::default(), made_room: false };
         let changes = self.conn.total_changes();
         let value = work(self, &mut tx)?;
-        if self.conn.total_changes() != changes && self.common.clock.is_mark_due(tx.now, mark) {
+        let writes = self.conn.total_changes() != changes;
+        if self.common.clock.is_mark_due(tx.now, mark, writes) {
             self.set_mark.execute([tx.now.as_micros()])?;
         }
         if tx.made_room && !tx.hint.ready {
             tx.hint.ready = self.has_limits.query_one([], |row| row.get(0))?;
         }
         Ok((value, tx.hint))
+    }
+
+    /// Moves the clock's high-water mark while the host's clock is behind it.
+    fn keep_clock(&mut self) {
+        if self.common.clock.must_be_kept() {
+            // What fails now is made up for by the next call, or a second later.
+            let _ = self.transact("keep the clock of", |_, _| Ok(()));
+        }
     }
 
     /// After FULL, IOERR, NOMEM and INTERRUPT, SQLite may have rolled back by itself. Then a ROLLBACK would be an error,
