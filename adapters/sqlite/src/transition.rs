@@ -76,7 +76,7 @@ impl<'c> Transitions<'c> {
         }
         if head.state.is_terminal() {
             if let Some(slot) = &found.slot {
-                self.releases.leave_slot(slot)?;
+                self.releases.leave_slot(slot, found.seq)?;
             }
             if found.has_children {
                 let ended = Ended { seq: found.seq, id: transition.task.clone(), state: head.state };
