@@ -25,8 +25,16 @@ const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
 /// The version that this program makes, and the newest that it opens.
 const VERSION: i64 = MIGRATIONS.len() as i64;
 
-/// Opens the connection that writes, creating or migrating the store, and says which store it is.
-pub(crate) fn open_writer(options: &Options) -> Result<(Connection, StoreId), Error> {
+/// The connection that writes, and what is known of the store when it is opened.
+pub(crate) struct Opened {
+    pub(crate) conn: Connection,
+    pub(crate) store: StoreId,
+    /// Rises, as this connection sees it, with every commit of another.
+    pub(crate) data_version: i64,
+}
+
+/// Opens the connection that writes, creating or migrating the store.
+pub(crate) fn open_writer(options: &Options) -> Result<Opened, Error> {
     let doing = format!("open {}", options.name());
     let mut conn = match &options.path {
         Some(path) => open_file(path, &doing)?,
@@ -42,10 +50,11 @@ pub(crate) fn open_writer(options: &Options) -> Result<(Connection, StoreId), Er
     }
     migrate(&mut conn, &doing)?;
     tune(&conn, options).map_err(|e| classed(&doing, &e))?;
-    let store = conn
-        .query_row("SELECT store FROM meta", [], |row| row.get::<_, String>(0))
-        .map_err(|e| classed(&doing, &e))?;
-    Ok((conn, StoreId::trusted(store)))
+    let store: String =
+        conn.query_one("SELECT store FROM meta", [], |row| row.get(0)).map_err(|e| classed(&doing, &e))?;
+    let data_version =
+        conn.query_one("PRAGMA data_version", [], |row| row.get(0)).map_err(|e| classed(&doing, &e))?;
+    Ok(Opened { conn, store: StoreId::trusted(store), data_version })
 }
 
 /// Opens one of the connections that read.

@@ -46,8 +46,10 @@ pub(crate) struct Tx {
 }
 
 /// Serves calls until every handle is gone.
-pub(crate) fn run(common: &Common, conn: &Connection, calls: &Calls<WriteCall>) {
-    let mut writer = match Writer::new(common, conn) {
+///
+/// Listeners are told of other processes' commits after the one with this `data_version`: the store's opening.
+pub(crate) fn run(common: &Common, conn: &Connection, data_version: i64, calls: &Calls<WriteCall>) {
+    let mut writer = match Writer::new(common, conn, data_version) {
         Ok(writer) => writer,
         Err(error) => {
             // The statements don't fit the schema that was checked a moment ago. Calls are answered all the same.
@@ -104,8 +106,7 @@ struct Writer<'c> {
 }
 
 impl<'c> Writer<'c> {
-    fn new(common: &'c Common, conn: &'c Connection) -> rusqlite::Result<Self> {
-        let mut data_version = conn.prepare("PRAGMA data_version")?;
+    fn new(common: &'c Common, conn: &'c Connection, data_version_seen: i64) -> rusqlite::Result<Self> {
         Ok(Self {
             common,
             conn,
@@ -114,8 +115,8 @@ impl<'c> Writer<'c> {
             mark: conn.prepare("SELECT clock FROM meta WHERE one = 1")?,
             set_mark: conn.prepare("UPDATE meta SET clock = ?1 WHERE one = 1")?,
             has_limits: conn.prepare("SELECT EXISTS (SELECT 1 FROM queue)")?,
-            data_version_seen: data_version.query_one([], |row| row.get(0))?,
-            data_version,
+            data_version: conn.prepare("PRAGMA data_version")?,
+            data_version_seen,
             claims: Claims::new(conn)?,
             steps: Steps::new(conn)?,
             reader: Reader::new(common, conn)?,
