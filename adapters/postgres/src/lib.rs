@@ -114,7 +114,9 @@ impl PostgresStorage {
         let shared = Arc::new(shared);
         let links = |count: usize| (0..count.max(1)).map(|_| Link::new(Arc::clone(&shared))).collect();
         let wake = Wake::new();
-        let listener = tokio::spawn(listener::listen(Arc::clone(&shared), wake.clone())).abort_handle();
+        let listening = listener::connect(&shared).await?;
+        let listen = listener::listen(Arc::clone(&shared), wake.clone(), listening);
+        let listener = tokio::spawn(listen).abort_handle();
         Ok(Self(Arc::new(Inner {
             store,
             clock: options.clock,

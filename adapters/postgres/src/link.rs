@@ -107,6 +107,12 @@ pub(crate) async fn connect(shared: &Shared) -> Result<(Client, AbortHandle), Er
     Ok((client, task.abort_handle()))
 }
 
+/// The error of a connection that wasn't made in time.
+pub(crate) fn too_slow() -> Error {
+    let why = format!("PostgreSQL can't be reached: no connection within {CONNECT_TIME_MAX:?}");
+    Error::new(ErrorKind::Unavailable, why)
+}
+
 /// A connection with its statements.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -233,12 +239,7 @@ impl Link {
             *self.slot() = Some(Arc::clone(&session));
             Ok(session)
         };
-        timeout(CONNECT_TIME_MAX, connect).await.unwrap_or_else(|_| {
-            Err(Error::new(
-                ErrorKind::Unavailable,
-                format!("PostgreSQL can't be reached: no connection within {CONNECT_TIME_MAX:?}"),
-            ))
-        })
+        timeout(CONNECT_TIME_MAX, connect).await.unwrap_or_else(|_| Err(too_slow()))
     }
 
     fn current(&self) -> Option<Arc<Session>> {
