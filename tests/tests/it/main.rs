@@ -3,3 +3,5 @@
 mod certification;
 mod conformance;
 mod postgres_server;
+mod settles;
+mod wire;
