@@ -2,6 +2,7 @@
 
 mod certification;
 mod conformance;
+mod merging;
 mod postgres_server;
 mod settles;
 mod wire;
