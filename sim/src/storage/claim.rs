@@ -15,7 +15,7 @@ use super::rows::{RowKey, StoreRow, table};
 use super::transaction::Transaction;
 
 /// The most scheduled tasks that one claim makes ready.
-const PROMOTED_MAX: usize = 500;
+const PROMOTED_MAX: usize = 1_000;
 
 /// Leases ready tasks in one transaction.
 pub(super) async fn claim(transaction: Transaction, request: &ClaimRequest) -> Result<Claimed, Error> {

@@ -3,4 +3,7 @@
 mod certification;
 mod conformance;
 mod simulation;
+mod merging;
 mod postgres_server;
+mod settles;
+mod wire;
