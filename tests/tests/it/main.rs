@@ -1,5 +1,8 @@
 //! Steadfast's tests that need more than one crate, in one binary.
 
+// In a test an unwrap is an assertion.
+#![allow(clippy::unwrap_used)]
+
 mod certification;
 mod conformance;
 mod simulation;
