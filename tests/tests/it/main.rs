@@ -9,4 +9,5 @@ mod simulation;
 mod merging;
 mod postgres_server;
 mod settles;
+mod tidy;
 mod wire;
