@@ -87,6 +87,9 @@ fn settings(schema: &str) -> String {
         SET client_min_messages = warning;
         SET plan_cache_mode = force_generic_plan;
         SET jit = off;
+        SET enable_nestloop = on;
+        SET enable_indexscan = on;
+        SET enable_tidscan = on;
         SET enable_seqscan = off;
         SET enable_bitmapscan = off;
         SET enable_hashjoin = off;
