@@ -88,8 +88,8 @@ impl PostgresStorage {
     /// Opens a store; makes or upgrades its schema where that is needed. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the server can't be reached; [`ErrorKind::Broken`] if the options make no sense, or
-    /// if the schema is newer than this program knows or can't be made.
+    /// [`ErrorKind::Unavailable`] if the server can't be reached; [`ErrorKind::Broken`] if the options make no sense,
+    /// or if the schema is newer than this program knows or can't be made.
     pub async fn open(options: Options) -> Result<Self, Error> {
         let broken = |why: String| Error::new(ErrorKind::Broken, why);
         check_schema(&options.schema).map_err(broken)?;

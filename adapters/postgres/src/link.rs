@@ -3,7 +3,8 @@
 //!
 //! Calls on one connection are pipelined: the server carries them out one after the other, each a transaction of its
 //! own. A future that is dropped leaves its answer to the driver, which reads and discards it, so that later calls get
-//! their own. Since a call is one statement without BEGIN, there is nothing that a dropped call could leave open.
+//! their own. Since a call is one statement without BEGIN, there is nothing that a dropped call could leave open. A
+//! future that is neither polled nor dropped holds up the answers behind its own.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

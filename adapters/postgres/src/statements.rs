@@ -120,7 +120,8 @@ statements! {
 
     /// Leases ready tasks of a queue. The rows are chosen into an array first: a subquery with a limit that the
     /// planner puts inside a loop would choose anew for each row. They are found again by their place, which they
-    /// can't leave while they are locked; one that has moved between the snapshot and the lock is left for another claim.
+    /// can't leave while they are locked; one that has moved between the snapshot and the lock is left for another
+    /// claim.
     /// It waits for nobody, so `:now` is the clock of the moment.
     CLAIM = "
         UPDATE task SET
@@ -161,7 +162,8 @@ statements! {
                 rescues = t.rescues + coalesce(x.rescue, 0),
                 entered_at = coalesce(t.entered_at, :now::bigint - x.entered),
                 due_at = CASE WHEN x.target = 1
-                    THEN :now::bigint + least(coalesce(x.delay, 0), 9223372036854775807 - :now::bigint) ELSE t.due_at END,
+                    THEN :now::bigint + least(coalesce(x.delay, 0), 9223372036854775807 - :now::bigint)
+                    ELSE t.due_at END,
                 lease_expires_at = CASE WHEN x.target = 3 THEN t.lease_expires_at END,
                 finished_at = CASE WHEN x.target > 3 THEN greatest(:now::bigint, t.claimed_at) ELSE t.finished_at END
             FROM (
@@ -234,7 +236,8 @@ statements! {
                     unnest(:r_task::text[]) AS task, unnest(:r_fence::bigint[]) AS fence,
                     unnest(:r_lease::bigint[]) AS lease, unnest(:r_entered::bigint[]) AS entered
             ) AS x
-            WHERE t.id = x.task AND t.state = 3 AND t.fence = x.fence AND (x.batch IS NULL OR x.batch <> ALL(:refused::integer[]))
+            WHERE t.id = x.task AND t.state = 3 AND t.fence = x.fence
+                AND (x.batch IS NULL OR x.batch <> ALL(:refused::integer[]))
             RETURNING x.step, t.cancel
         )
         SELECT array_agg(step), array_agg(cancel) FROM renewed";
