@@ -3,7 +3,8 @@
 //!
 //! Calls on one connection are pipelined: the server carries them out one after the other, each a transaction of its
 //! own. A future that is dropped leaves its answer to the driver, which reads and discards it, so that later calls get
-//! their own. Since a call is one statement without BEGIN, there is nothing that a dropped call could leave open.
+//! their own. Since a call is one statement without BEGIN, there is nothing that a dropped call could leave open. A
+//! future that is neither polled nor dropped holds up the answers behind its own.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -87,6 +88,9 @@ fn settings(schema: &str) -> String {
         SET client_min_messages = warning;
         SET plan_cache_mode = force_generic_plan;
         SET jit = off;
+        SET enable_nestloop = on;
+        SET enable_indexscan = on;
+        SET enable_tidscan = on;
         SET enable_seqscan = off;
         SET enable_bitmapscan = off;
         SET enable_hashjoin = off;
