@@ -14,10 +14,11 @@ use crate::{apply, claim_as, directory, head, new_task, open, settle, submit, ta
 /// The variable by which a process of ours learns the file.
 const FILE: &str = "STEADFAST_SQLITE_TEST_FILE";
 
-/// This binary as another process, to run the ignored test of this name on the file.
+/// This binary as another process, to play the part of this name on the file. A part is a test that does nothing
+/// unless it is started so.
 fn process(test: &str, file: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("a test knows its binary"));
-    command.args(["--ignored", "--exact", &format!("processes::{test}")]).env(FILE, file);
+    command.args(["--exact", &format!("processes::{test}")]).env(FILE, file);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -36,8 +37,7 @@ async fn in_state(storage: &SqliteStorage, state: State) -> usize {
 }
 
 #[tokio::test]
-#[ignore = "the part of another process"]
-async fn work_until_nothing_is_left() {
+async fn part_work_until_nothing_is_left() {
     let Some(file) = file() else { return };
     let storage = open(&file);
     let worker = WorkerId::new(format!("process-{}", std::process::id())).expect("a name");
@@ -60,7 +60,7 @@ async fn processes_share_the_tasks_out_between_them() {
     for n in 0..TASKS {
         submit(&storage, new_task(&format!("t{n}"))).await;
     }
-    let start = || process("work_until_nothing_is_left", &path).spawn().expect("started");
+    let start = || process("part_work_until_nothing_is_left", &path).spawn().expect("started");
     for mut process in [start(), start(), start()] {
         assert!(process.wait().expect("ended").success());
     }
@@ -77,8 +77,7 @@ async fn processes_share_the_tasks_out_between_them() {
 }
 
 #[tokio::test]
-#[ignore = "the part of another process"]
-async fn submit_and_die() {
+async fn part_submit_and_die() {
     let Some(file) = file() else { return };
     let storage = open(&file);
     for n in 0..50 {
@@ -92,7 +91,7 @@ async fn what_was_acknowledged_outlives_the_process() {
     let (_guard, path) = directory();
     let storage = open(&path);
     let mut hints = storage.hints();
-    let ended = process("submit_and_die", &path).status().expect("ended");
+    let ended = process("part_submit_and_die", &path).status().expect("ended");
     assert!(!ended.success(), "it was meant to die");
     tokio::time::timeout(Duration::from_secs(10), hints.wait()).await.expect("its commits are noticed");
     assert_eq!(in_state(&storage, State::Ready).await, 50);
