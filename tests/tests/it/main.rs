@@ -5,4 +5,5 @@ mod conformance;
 mod merging;
 mod postgres_server;
 mod settles;
+mod steps;
 mod wire;
