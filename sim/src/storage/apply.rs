@@ -12,7 +12,7 @@ use steadfast_core::step::{
 };
 use steadfast_core::{Error, ErrorKind};
 
-use crate::db::{LockMode, Rows, Select, Statement};
+use crate::db::{LockMode, Mode, Rows, Select, Statement};
 
 use super::insert;
 use super::release::release;
@@ -35,6 +35,7 @@ pub(super) type Place = (usize, usize);
 /// The verdicts as they become known.
 #[derive(Debug)]
 pub(super) struct Verdicts<'a> {
+    mode: Mode,
     batches: &'a [Batch],
     waves: Vec<usize>,
     /// The wave that is being carried out.
@@ -43,8 +44,13 @@ pub(super) struct Verdicts<'a> {
 }
 
 impl<'a> Verdicts<'a> {
-    fn new(batches: &'a [Batch]) -> Self {
-        Self { batches, waves: waves(batches), wave: 0, by_place: BTreeMap::new() }
+    fn new(mode: Mode, batches: &'a [Batch]) -> Self {
+        let waves = match mode {
+            Mode::Postgres => waves(batches),
+            // Its adapter goes through them one by one.
+            Mode::Sqlite => (0..batches.len()).collect(),
+        };
+        Self { mode, batches, waves, wave: 0, by_place: BTreeMap::new() }
     }
 
     pub(super) fn set(&mut self, place: Place, verdict: Verdict) {
@@ -93,8 +99,7 @@ impl<'a> Verdicts<'a> {
 
     fn into_outcomes(mut self) -> Vec<Outcome> {
         let outcome = |(b, batch): (usize, &Batch)| {
-            // Inserts are judged after all others, whatever order they stand in.
-            let order = |step: &usize| (matches!(batch.steps[*step], Step::Insert(_)), *step);
+            let order = |step: &usize| (rank(self.mode, &batch.steps[*step]), *step);
             let is_refused =
                 |step: &usize| matches!(self.by_place.get(&(b, *step)), Some(Verdict::Refused(_)));
             if let Some(step) = (0..batch.steps.len()).filter(is_refused).min_by_key(order)
@@ -124,7 +129,7 @@ impl<'a> Verdicts<'a> {
 
 /// Applies batches in one transaction.
 pub(super) async fn apply(transaction: Transaction, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
-    let mut verdicts = Verdicts::new(batches);
+    let mut verdicts = Verdicts::new(transaction.mode(), batches);
     let twins = Twins::find(batches);
     for (place, refusal) in &twins.refused {
         verdicts.set(*place, Verdict::Refused(refusal.clone()));
@@ -153,14 +158,23 @@ async fn apply_wave(
     let is_twin = |place: Place| twins.same.iter().any(|(same, _)| *same == place);
     check_batches_of_several(transaction, batches, &is_twin, verdicts).await?;
     let transitions = verdicts.open(as_transition);
-    let mut ended = transition::apply(transaction, &transitions, verdicts).await?;
+    let mut ended = Vec::new();
+    match verdicts.mode {
+        Mode::Postgres => ended = transition::apply(transaction, &transitions, verdicts).await?,
+        // Its adapter goes through them one by one, and releases the children of each at once.
+        Mode::Sqlite => {
+            for one in transitions {
+                release(transaction, transition::apply(transaction, &[one], verdicts).await?).await?;
+            }
+        }
+    }
     let renewals = verdicts.open(as_renewal);
     renew(transaction, &renewals, verdicts).await?;
     // Before the inserts: an edge that is added now counts its parent as it is now, and must not be released again.
-    ended.sort_unstable();
     let mut inserts = verdicts.open(as_insert);
     inserts.retain(|(place, _)| !is_twin(*place));
     insert::lock_parents(transaction, &inserts).await?;
+    ended.sort_unstable();
     release(transaction, ended).await?;
     insert::apply(transaction, batches, &inserts, verdicts).await?;
     for (place, earlier) in &twins.same {
@@ -175,6 +189,15 @@ async fn apply_wave(
         return Err(Error::new(ErrorKind::Conflict, why));
     }
     Ok(())
+}
+
+/// In which order the steps of a batch are judged, whatever order they stand in.
+fn rank(mode: Mode, step: &Step) -> u8 {
+    match (mode, step) {
+        (_, Step::Insert(_)) => 2,
+        (Mode::Postgres, Step::Renew(_)) => 1,
+        (Mode::Postgres | Mode::Sqlite, Step::Transition(_) | Step::Limit(_) | Step::Renew(_)) => 0,
+    }
 }
 
 fn as_transition(step: &Step) -> Option<&Transition> {
@@ -223,7 +246,9 @@ async fn check_batches_of_several(
             verdicts.set(place, Verdict::Refused(refusal));
         }
     }
-    let displaced: Vec<TaskId> = transitions.iter().map(|(_, transition)| transition.task.clone()).collect();
+    let ends = transitions.iter().filter(|(_, transition)| transition.change.to.is_terminal());
+    let displaced: Vec<(usize, TaskId)> =
+        ends.map(|((batch, _), transition)| (*batch, transition.task.clone())).collect();
     let inserts: Vec<(Place, &Insert)> =
         several.iter().filter_map(|(place, step)| Some((*place, as_insert(step)?))).collect();
     insert::check(transaction, batches, &inserts, &displaced, verdicts).await

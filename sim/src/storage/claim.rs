@@ -21,6 +21,9 @@ const PROMOTED_MAX: usize = 1_000;
 pub(super) async fn claim(transaction: Transaction, request: &ClaimRequest) -> Result<Claimed, Error> {
     let mut claimed = Claimed::default();
     for queue in &request.queues {
+        if claimed.tasks.len() >= request.limit as usize {
+            break;
+        }
         promote(&transaction, queue).await?;
         let wanted = request.limit as usize - claimed.tasks.len();
         let room = room(&transaction, queue).await?.map_or(wanted, |room| room.min(wanted));

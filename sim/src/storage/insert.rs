@@ -65,13 +65,13 @@ pub(super) async fn apply(
     examine(transaction, &left_out, &missing, &[], verdicts).await
 }
 
-/// Judges the inserts of batches of several steps before anything is written. `displaced` are the tasks that the same
-/// call moves: they may be about to leave a slot.
+/// Judges the inserts of batches of several steps before anything is written. `displaced` are the tasks that their
+/// own batches end: they are about to leave a slot.
 pub(super) async fn check(
     transaction: &Transaction,
     batches: &[Batch],
     inserts: &[(Place, &Insert)],
-    displaced: &[TaskId],
+    displaced: &[(usize, TaskId)],
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
     let parents = lock_parents(transaction, inserts).await?;
@@ -177,7 +177,7 @@ async fn examine(
     transaction: &Transaction,
     left_out: &[(Place, &Insert)],
     missing: &BTreeMap<Place, TaskId>,
-    displaced: &[TaskId],
+    displaced: &[(usize, TaskId)],
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
     if left_out.is_empty() {
@@ -192,7 +192,7 @@ async fn examine(
     for (place, insert) in left_out {
         let by_key = insert.task.key.clone().and_then(|key| holder(UniqueKey::Key(key)));
         let by_slot = insert.task.slot.as_ref().and_then(|(slot, _)| holder(UniqueKey::Slot(slot.clone())));
-        let by_slot = by_slot.filter(|row| !displaced.contains(&row.as_task().id));
+        let by_slot = by_slot.filter(|row| !displaced.contains(&(place.0, row.as_task().id.clone())));
         let verdict = match (by_ids.get(&insert.task.id), by_key, missing.get(place), by_slot) {
             (Some(row), ..) if row.as_task().digest == insert.digest => already(row),
             (Some(row), ..) => Verdict::Refused(Refusal::IdTaken(head(row))),

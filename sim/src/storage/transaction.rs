@@ -140,6 +140,11 @@ impl Transaction {
         }
     }
 
+    /// Which database this is.
+    pub(super) fn mode(&self) -> Mode {
+        self.server.db().mode()
+    }
+
     /// The store's clock.
     pub(super) fn now(&self) -> Timestamp {
         self.server.now()

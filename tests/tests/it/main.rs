@@ -10,4 +10,5 @@ mod merging;
 mod postgres_server;
 mod settles;
 mod tidy;
+mod steps;
 mod wire;
