@@ -60,7 +60,7 @@ pub struct Choices(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     source: Source,
-    arrivals: BTreeMap<(Stream, usize, u64), u32>,
+    arrivals: BTreeMap<(Stream, &'static str, u64), u32>,
     departures: Vec<Decision>,
     drawn: u64,
 }
@@ -136,8 +136,7 @@ impl State {
         n: u32,
     ) -> u32 {
         self.drawn += 1;
-        // The address tells sites apart while a run lasts; what is drawn depends on the text alone.
-        let count = self.arrivals.entry((stream, site.as_ptr().addr(), actor)).or_default();
+        let count = self.arrivals.entry((stream, site, actor)).or_default();
         let arrival = *count;
         *count += 1;
         let value = match &self.source {
