@@ -2,8 +2,10 @@
 
 mod certification;
 mod conformance;
+mod interleaved;
 mod merging;
 mod postgres_server;
 mod settles;
+mod statements;
 mod steps;
 mod wire;
