@@ -19,6 +19,7 @@ use crate::history::{Event, History};
 use crate::scheduler::{NodeId, Scheduler};
 use crate::storage::SimStorage;
 use crate::storage::flaws::Flaw;
+use crate::storage::gate::Gate;
 use crate::storage::rows::StoreRow;
 
 /// The database's own node: never crashed, never frozen.
@@ -98,12 +99,14 @@ pub struct Kind {
     pub faults: Faults,
     /// A clock set by hand, as adapters take one, in place of virtual time: for suites that judge stores.
     pub clock: Option<ManualClock>,
+    /// Stops every transaction until it is let go on.
+    pub gate: Option<Gate>,
 }
 
 impl Kind {
     /// The plain store of a profile, on virtual time.
     pub fn of(profile: Profile) -> Self {
-        Self { profile, flaws: BTreeSet::new(), faults: Faults::default(), clock: None }
+        Self { profile, flaws: BTreeSet::new(), faults: Faults::default(), clock: None, gate: None }
     }
 }
 
@@ -121,6 +124,7 @@ pub struct Server {
     seq: AtomicU64,
     faulty: AtomicBool,
     clock: Option<ManualClock>,
+    pub(crate) gate: Option<Gate>,
     started: OnceLock<tokio::time::Instant>,
     turns: Wake,
     listeners: Mutex<Vec<Wake>>,
@@ -234,7 +238,7 @@ impl World {
 
     /// A world with an empty store of this kind and no nodes, on a scheduler that may have others.
     pub fn on(scheduler: Scheduler, choices: Choices, kind: Kind) -> Self {
-        let Kind { profile, flaws, faults, clock } = kind;
+        let Kind { profile, flaws, faults, clock, gate } = kind;
         let mode = match profile {
             Profile::Postgres => Mode::Postgres,
             Profile::Sqlite => Mode::Sqlite,
@@ -252,6 +256,7 @@ impl World {
             seq: AtomicU64::new(1),
             faulty: AtomicBool::new(true),
             clock,
+            gate,
             started: OnceLock::new(),
             turns: Wake::new(),
             listeners: Mutex::new(Vec::new()),
@@ -320,6 +325,11 @@ impl Node {
     /// Its name, for people.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its number, by which a [`Gate`] knows it.
+    pub fn number(&self) -> u64 {
+        u64::from(self.id.0)
     }
 
     /// The world it is in.

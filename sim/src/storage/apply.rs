@@ -164,7 +164,8 @@ async fn apply_wave(
         // Its adapter goes through them one by one, and releases the children of each at once.
         Mode::Sqlite => {
             for one in transitions {
-                release(transaction, transition::apply(transaction, &[one], verdicts).await?).await?;
+                let ended = transition::apply(transaction, &[one], verdicts).await?;
+                release(transaction, ended).await?;
             }
         }
     }
@@ -173,10 +174,13 @@ async fn apply_wave(
     // Before the inserts: an edge that is added now counts its parent as it is now, and must not be released again.
     let mut inserts = verdicts.open(as_insert);
     inserts.retain(|(place, _)| !is_twin(*place));
-    insert::lock_parents(transaction, &inserts).await?;
+    let mut parents = insert::lock_parents(transaction, &inserts).await?;
     ended.sort_unstable();
-    release(transaction, ended).await?;
-    insert::apply(transaction, batches, &inserts, verdicts).await?;
+    if release(transaction, ended).await? {
+        // Some of them may have failed by it.
+        parents = insert::lock_parents(transaction, &inserts).await?;
+    }
+    insert::apply(transaction, batches, &inserts, &parents, verdicts).await?;
     for (place, earlier) in &twins.same {
         if let Some(verdict) = verdicts.by_place.get(earlier).map(as_already) {
             verdicts.set(*place, verdict);

@@ -1,7 +1,8 @@
-//! The plan of `claim`: promote what is due; where the queue has a limit, lock its row and count in a *later*
-//! statement (fact D6); then take ready tasks, skipping what others have locked.
+//! The plan of `claim`: lock the limits of the queues asked for; then, queue by queue, promote what is due, where there is
+//! a limit count what runs in a *later* statement than the lock (fact D6), and take ready tasks, skipping what others
+//! have locked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_core::Error;
 use steadfast_core::State;
@@ -20,13 +21,14 @@ const PROMOTED_MAX: usize = 1_000;
 /// Leases ready tasks in one transaction.
 pub(super) async fn claim(transaction: Transaction, request: &ClaimRequest) -> Result<Claimed, Error> {
     let mut claimed = Claimed::default();
+    let limits = Limits::lock(&transaction, request).await?;
     for queue in &request.queues {
         if claimed.tasks.len() >= request.limit as usize {
             break;
         }
         promote(&transaction, queue).await?;
         let wanted = request.limit as usize - claimed.tasks.len();
-        let room = room(&transaction, queue).await?.map_or(wanted, |room| room.min(wanted));
+        let room = limits.room(&transaction, queue).await?.map_or(wanted, |room| room.min(wanted));
         if room > 0 {
             claimed.tasks.extend(take(&transaction, queue, room, request).await?);
         }
@@ -62,28 +64,48 @@ async fn promote(transaction: &Transaction, queue: &Queue) -> Result<(), Error> 
     transaction.run(promote).await.map(|_| ())
 }
 
-/// How many more of a queue may run; `None` where it has no limit.
-async fn room(transaction: &Transaction, queue: &Queue) -> Result<Option<usize>, Error> {
-    let key = || Rows::by_keys(table::LIMIT, [RowKey::Limit(queue.clone())]);
-    let count = || {
-        let queue = queue.clone();
-        let running = Rows::all(table::TASK)
-            .filter(move |row: &StoreRow| row.is_in(State::Running) && row.as_task().queue == queue);
-        Statement::from(Select::new(running))
-    };
-    let flawed = transaction.has(Flaw::LimitCountedBeforeLock);
-    let early = if flawed { Some(transaction.run(count()).await?.len()) } else { None };
-    let limit = transaction.lock(LockMode::Update, Select::new(key())).await?;
-    let concurrency = limit.iter().find_map(|row| match row {
-        StoreRow::Limit(row) => row.concurrency,
+/// The limits of the queues asked for, locked in the order of their names.
+struct Limits {
+    by_queue: BTreeMap<Queue, usize>,
+    /// What ran before the lock was waited for: only where a flaw asks for that.
+    early: Option<Vec<StoreRow>>,
+}
+
+impl Limits {
+    async fn lock(transaction: &Transaction, request: &ClaimRequest) -> Result<Self, Error> {
+        let flawed = transaction.has(Flaw::LimitCountedBeforeLock);
+        let early = if flawed { Some(transaction.run(running(&request.queues)).await?) } else { None };
+        let keys = request.queues.iter().cloned().map(RowKey::Limit);
+        let rows = Rows::by_keys(table::LIMIT, keys).filter(|row| concurrency(row).is_some());
+        let locked = transaction.lock(LockMode::Update, Select::new(rows)).await?;
+        let by_queue = locked.iter().filter_map(concurrency).collect();
+        Ok(Self { by_queue, early })
+    }
+
+    /// How many more of a queue may run; `None` where it has no limit.
+    async fn room(&self, transaction: &Transaction, queue: &Queue) -> Result<Option<usize>, Error> {
+        let Some(limit) = self.by_queue.get(queue) else { return Ok(None) };
+        let running = match &self.early {
+            Some(early) => early.iter().filter(|row| row.as_task().queue == *queue).count(),
+            None => transaction.run(running(std::slice::from_ref(queue))).await?.len(),
+        };
+        Ok(Some(limit.saturating_sub(running)))
+    }
+}
+
+fn concurrency(row: &StoreRow) -> Option<(Queue, usize)> {
+    match row {
+        StoreRow::Limit(row) => Some((row.queue.clone(), row.concurrency? as usize)),
         StoreRow::Task(_) | StoreRow::Edge(_) | StoreRow::Attempt(_) => None,
-    });
-    let Some(concurrency) = concurrency else { return Ok(None) };
-    let running = match early {
-        Some(running) => running,
-        None => transaction.run(count()).await?.len(),
-    };
-    Ok(Some((concurrency as usize).saturating_sub(running)))
+    }
+}
+
+/// What runs in these queues.
+fn running(queues: &[Queue]) -> Statement<StoreRow> {
+    let queues = queues.to_vec();
+    let running = Rows::all(table::TASK)
+        .filter(move |row: &StoreRow| row.is_in(State::Running) && queues.contains(&row.as_task().queue));
+    Select::new(running).into()
 }
 
 async fn take(

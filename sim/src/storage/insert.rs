@@ -20,21 +20,21 @@ use super::rows::{EdgeRow, RowKey, StoreRow, UniqueKey, table};
 use super::transaction::Transaction;
 use crate::db::Row;
 
-/// Inserts tasks and their edges.
+/// Inserts tasks and their edges; the parents are as they were once locked.
 pub(super) async fn apply(
     transaction: &Transaction,
     batches: &[Batch],
     inserts: &[(Place, &Insert)],
+    parents: &BTreeMap<TaskId, StoreRow>,
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
     if inserts.is_empty() {
         return Ok(());
     }
-    let parents = lock_parents(transaction, inserts).await?;
     let now = transaction.now();
     let mut rows = Vec::new();
     let mut missing = BTreeMap::new();
-    for ((place, insert), judged) in inserts.iter().zip(judge_parents(batches, inserts, &parents)) {
+    for ((place, insert), judged) in inserts.iter().zip(judge_parents(batches, inserts, parents)) {
         match judged {
             Ok(parents) => rows.push(new_row(insert, &parents, now, transaction.next_seq())),
             Err(parent) => {

@@ -7,6 +7,7 @@
 mod apply;
 mod claim;
 pub mod flaws;
+pub mod gate;
 mod insert;
 mod read;
 mod release;

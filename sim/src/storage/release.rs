@@ -28,8 +28,9 @@ struct Release {
     failed_parent: Option<(TaskId, State)>,
 }
 
-/// Releases the children of ended tasks, and theirs in turn where one fails.
-pub(super) async fn release(transaction: &Transaction, mut ended: Vec<Ended>) -> Result<(), Error> {
+/// Releases the children of ended tasks, and theirs in turn where one fails. Says whether there were any.
+pub(super) async fn release(transaction: &Transaction, mut ended: Vec<Ended>) -> Result<bool, Error> {
+    let mut any = false;
     // The edges form no circle: each round goes one generation down.
     while !ended.is_empty() {
         let parents: Arc<BTreeMap<TaskId, State>> =
@@ -52,8 +53,9 @@ pub(super) async fn release(transaction: &Transaction, mut ended: Vec<Ended>) ->
             }
         }
         if releases.is_empty() {
-            return Ok(());
+            break;
         }
+        any = true;
         let children: Vec<RowKey> = releases.keys().cloned().map(RowKey::Task).collect();
         let rows = || {
             Rows::by_keys(table::TASK, children.clone()).filter(|row: &StoreRow| row.is_in(State::Blocked))
@@ -69,7 +71,7 @@ pub(super) async fn release(transaction: &Transaction, mut ended: Vec<Ended>) ->
             .map(|task| Ended { task: task.id.clone(), state: task.state })
             .collect();
     }
-    Ok(())
+    Ok(any)
 }
 
 fn released(row: &StoreRow, release: &Release, now: Timestamp) -> StoreRow {

@@ -118,6 +118,9 @@ impl Transaction {
     /// Commits. What was written becomes part of the history at this instant.
     pub(super) async fn commit(mut self) -> Result<(), Error> {
         self.point("commit").await;
+        if self.server.gate.as_ref().is_some_and(|gate| gate.is_abandoned(self.actor)) {
+            return Err(Error::new(ErrorKind::Unavailable, "abandoned at the gate"));
+        }
         self.over = true;
         let ended = {
             let mut db = self.server.db();
@@ -160,6 +163,9 @@ impl Transaction {
     }
 
     async fn point(&self, site: &'static str) {
+        if let Some(gate) = &self.server.gate {
+            gate.pass(self.actor, site).await;
+        }
         point(&self.server, site, self.actor).await;
     }
 }

@@ -13,3 +13,4 @@ pub mod on_kernel;
 pub mod on_postgres;
 pub mod on_sqlite;
 pub mod serial;
+pub mod interleaved;

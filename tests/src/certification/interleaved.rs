@@ -1,0 +1,371 @@
+//! Step programs of two callers at once: known interleavings, each stepped statement by statement.
+//!
+//! A stage runs two calls and stops each before its begin, each of its statements and its commit. What is compared is
+//! who waits for whom after each turn, what each call answers, and the rows at the end.
+
+use std::future::Future;
+use std::time::Duration;
+
+use steadfast_core::Verdict;
+use steadfast_core::decide;
+use steadfast_core::name::{Key, Kind, Queue, Slot, TaskId, WorkerId};
+use steadfast_core::step::{Batch, Outcome, QueueLimit, Refusal, Renewal, Step};
+use steadfast_core::storage::{ClaimRequest, Claimed, Error, Lapsed, Lease};
+use steadfast_core::task::{Backoff, NewTask, OnConflict, OnParentFailure, Parent, State};
+use steadfast_sim::storage::flaws::Flaw;
+
+use super::serial::Call;
+
+/// What one caller does in a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Begins, and sends its first statement.
+    First,
+    /// Sends all others, as far as it gets; what it has to wait for it goes on from by itself.
+    Rest,
+    /// Commits.
+    Commit,
+    /// Rolls back instead.
+    RollBack,
+}
+
+/// A known interleaving.
+#[derive(Debug, Clone)]
+pub struct Interleaving {
+    /// Its name, with its number in the list of facts where it has one.
+    pub name: &'static str,
+    /// What happens before.
+    pub setup: Vec<Call>,
+    /// The two calls.
+    pub calls: [Call; 2],
+    /// Who does what.
+    pub turns: Vec<(usize, Turn)>,
+    /// The statements are these with one guard taken out.
+    pub flaw: Option<Flaw>,
+    /// What the calls answer.
+    pub answers: [&'static str; 2],
+    /// Where tasks are at the end.
+    pub ends: Vec<(&'static str, State)>,
+}
+
+/// Two calls that can be stepped.
+pub trait Stage: Send {
+    /// Waits until each caller stands at its gate, waits for a lock, or is through.
+    fn settle(&mut self) -> impl Future<Output = ()> + Send;
+    /// Before what a caller stands: `begin`, a statement, `commit`.
+    fn at(&self, caller: usize) -> Option<&'static str>;
+    /// Whether its call is answered.
+    fn is_through(&self, caller: usize) -> bool;
+    /// Lets it go on to the next.
+    fn grant(&mut self, caller: usize);
+    /// Its commit will be a rollback.
+    fn abandon(&mut self, caller: usize);
+}
+
+/// Plays the turns; answers who waited for a lock after each of them.
+pub async fn play(stage: &mut impl Stage, interleaving: &Interleaving) -> Vec<Vec<usize>> {
+    let mut waited = Vec::new();
+    // Who goes on by itself as soon as it can.
+    let mut free = [false; 2];
+    stage.settle().await;
+    for (caller, turn) in &interleaving.turns {
+        match turn {
+            Turn::First => {
+                // The flawed count is a statement of its own in the simulated plan.
+                let counts = interleaving.flaw == Some(Flaw::LimitCountedBeforeLock);
+                for _ in 0..2 + usize::from(counts && stage.at(*caller) == Some("begin")) {
+                    if stage.at(*caller).is_some_and(|at| at != "commit") {
+                        stage.grant(*caller);
+                        stage.settle().await;
+                    }
+                }
+            }
+            Turn::Rest => free[*caller] = true,
+            Turn::Commit | Turn::RollBack => {
+                let name = interleaving.name;
+                assert_eq!(stage.at(*caller), Some("commit"), "{name}: caller {caller}, {waited:?}");
+                if *turn == Turn::RollBack {
+                    stage.abandon(*caller);
+                }
+                stage.grant(*caller);
+                stage.settle().await;
+            }
+        }
+        while let Some(next) =
+            (0..2).find(|one| free[*one] && stage.at(*one).is_some_and(|at| at != "commit"))
+        {
+            stage.grant(next);
+            stage.settle().await;
+        }
+        let waits = |one: &usize| stage.at(*one).is_none() && !stage.is_through(*one);
+        waited.push((0..2).filter(waits).collect());
+    }
+    waited
+}
+
+/// What a call answered, in a word.
+#[must_use]
+pub fn outcome_text(answer: &Result<Vec<Outcome>, Error>) -> String {
+    match answer.as_deref() {
+        Ok([Outcome::Applied(_)]) => "applied".to_owned(),
+        Ok([Outcome::Already(_)]) => "already".to_owned(),
+        Ok([Outcome::Refused(refused)]) => match refused.why {
+            Refusal::NotFound => "not found",
+            Refusal::Stale(_) => "stale",
+            Refusal::IdTaken(_) => "id taken",
+            Refusal::KeyTaken(..) => "key taken",
+            Refusal::SlotTaken(..) => "slot taken",
+            Refusal::ParentMissing(_) => "no parent",
+        }
+        .to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// What a claim got.
+#[must_use]
+pub fn claim_text(answer: &Result<Claimed, Error>) -> String {
+    match answer {
+        Ok(claimed) => claimed.tasks.iter().map(|lease| lease.task.as_str()).collect::<Vec<_>>().join(" "),
+        Err(error) => format!("{error:?}"),
+    }
+}
+
+fn task(name: &str) -> NewTask {
+    NewTask::new(TaskId::trusted(name), Kind::trusted("scan"), *b"{}")
+}
+
+fn put(task: NewTask) -> Call {
+    Call::Apply(vec![Batch::from(Step::Insert(task.into()))])
+}
+
+fn child(name: &str, parents: &[&str]) -> NewTask {
+    let parent = |id: &&str| Parent { id: TaskId::trusted(*id), on_failure: OnParentFailure::Fail };
+    NewTask { parents: parents.iter().map(parent).collect(), queue: Queue::trusted("children"), ..task(name) }
+}
+
+fn claim(limit: u32) -> Call {
+    Call::Claim(ClaimRequest {
+        worker: WorkerId::trusted("worker-1"),
+        queues: vec![Queue::default_queue()],
+        kinds: vec![Kind::trusted("scan")],
+        limit,
+        lease: Duration::from_secs(30),
+    })
+}
+
+fn lease(name: &str) -> Lease {
+    let NewTask { id, kind, queue, payload, attempts_max, timeout, .. } = task(name);
+    let backoff = Backoff::default();
+    Lease { task: id, fence: 1, kind, queue, slot: None, payload, attempt: 1, attempts_max, timeout, backoff }
+}
+
+fn settle(name: &str) -> Call {
+    let step = decide::settle(&lease(name), Verdict::done(*b"42"), None);
+    Call::Apply(vec![Batch::from(Step::Transition(step))])
+}
+
+fn rescue(name: &str) -> Call {
+    let lapsed = Lapsed {
+        task: TaskId::trusted(name),
+        fence: 1,
+        worker: WorkerId::trusted("worker-1"),
+        entered: true,
+        rescues: 0,
+        rescues_max: 5,
+        cancel: None,
+        since: Duration::from_secs(1),
+    };
+    Call::Apply(vec![Batch::from(Step::Transition(decide::reclaim(&lapsed)))])
+}
+
+fn renew(name: &str) -> Call {
+    let (task, lease) = (TaskId::trusted(name), Duration::from_secs(30));
+    Call::Apply(vec![Batch::from(Step::Renew(Renewal { task, fence: 1, lease, entered: None }))])
+}
+
+fn slotted(name: &str) -> NewTask {
+    NewTask { slot: Some((Slot::trusted("s"), OnConflict::Replace)), ..task(name) }
+}
+
+fn replace(holder: &str, newcomer: &str) -> Call {
+    let displace = decide::replace(&TaskId::trusted(holder), &TaskId::trusted(newcomer));
+    let steps = vec![Step::Transition(displace), Step::Insert(slotted(newcomer).into())];
+    Call::Apply(vec![Batch { steps }])
+}
+
+fn keyed(name: &str, priority: i16) -> NewTask {
+    NewTask { key: Some(Key::trusted("k")), priority, ..task(name) }
+}
+
+/// All of them.
+#[must_use]
+pub fn table() -> Vec<Interleaving> {
+    use State::{Blocked, Cancelled, Ready, Running, Succeeded};
+    use Turn::{Commit, First, Rest, RollBack};
+    let (a, b) = (0, 1);
+    let running = |name: &str| vec![put(task(name)), claim(1)];
+    let lapsed = |name: &str| [running(name), vec![Call::Advance(Duration::from_secs(31))]].concat();
+    let limited = || {
+        let limit = QueueLimit { queue: Queue::default_queue(), concurrency: Some(1) };
+        vec![put(task("t1")), put(task("t2")), Call::Apply(vec![Batch::from(Step::Limit(limit))])]
+    };
+    // One goes first, the other waits for it to end.
+    let waits = |first: usize| {
+        let second = 1 - first;
+        vec![
+            (first, First),
+            (second, First),
+            (first, Rest),
+            (first, Commit),
+            (second, Rest),
+            (second, Commit),
+        ]
+    };
+    let add = || put(child("c", &["p"]));
+    let plain = |name, setup, calls, turns, answers, ends| Interleaving {
+        name,
+        setup,
+        calls,
+        turns,
+        flaw: None,
+        answers,
+        ends,
+    };
+    vec![
+        plain(
+            "B3 add a child, then complete its parent",
+            running("p"),
+            [add(), settle("p")],
+            waits(a),
+            ["applied", "applied"],
+            vec![("p", Succeeded), ("c", Ready)],
+        ),
+        plain(
+            "B3 complete a parent, then add a child",
+            running("p"),
+            [add(), settle("p")],
+            waits(b),
+            ["applied", "applied"],
+            vec![("p", Succeeded), ("c", Ready)],
+        ),
+        Interleaving {
+            flaw: Some(Flaw::NoShareLockOnParents),
+            ..plain(
+                "B1 without the lock the child is stranded",
+                running("p"),
+                [add(), settle("p")],
+                vec![(a, First), (b, First), (b, Rest), (b, Commit), (a, Rest), (a, Commit)],
+                ["applied", "applied"],
+                vec![("p", Succeeded), ("c", Blocked)],
+            )
+        },
+        plain(
+            "A4 two claims skip what the other has locked",
+            vec![put(task("t1")), put(task("t2"))],
+            [claim(1), claim(1)],
+            vec![(a, First), (a, Rest), (b, First), (b, Rest), (a, Commit), (b, Commit)],
+            ["t1", "t2"],
+            vec![("t1", Running), ("t2", Running)],
+        ),
+        plain(
+            "D6 the limit's row is locked, then what runs is counted",
+            limited(),
+            [claim(1), claim(1)],
+            waits(a),
+            ["t1", ""],
+            vec![("t1", Running), ("t2", Ready)],
+        ),
+        Interleaving {
+            flaw: Some(Flaw::LimitCountedBeforeLock),
+            ..plain(
+                "D6 what runs is counted in the statement that waits for the lock",
+                limited(),
+                [claim(1), claim(1)],
+                waits(a),
+                ["t1", "t2"],
+                vec![("t1", Running), ("t2", Running)],
+            )
+        },
+        plain(
+            "a settling, then a rescue of the same task",
+            lapsed("t"),
+            [settle("t"), rescue("t")],
+            waits(a),
+            ["applied", "stale"],
+            vec![("t", Succeeded)],
+        ),
+        plain(
+            "a rescue, then a settling of the same task",
+            lapsed("t"),
+            [settle("t"), rescue("t")],
+            waits(b),
+            ["stale", "applied"],
+            vec![("t", Ready)],
+        ),
+        plain(
+            "a renewal, then a rescue",
+            lapsed("t"),
+            [renew("t"), rescue("t")],
+            waits(a),
+            ["applied", "stale"],
+            vec![("t", Running)],
+        ),
+        plain(
+            "a rescue, then a renewal",
+            lapsed("t"),
+            [renew("t"), rescue("t")],
+            waits(b),
+            ["stale", "applied"],
+            vec![("t", Ready)],
+        ),
+        plain(
+            "a replacing, then the holder's settling",
+            vec![put(slotted("old")), claim(1)],
+            [replace("old", "new"), settle("old")],
+            waits(a),
+            ["applied", "stale"],
+            vec![("old", Cancelled), ("new", Ready)],
+        ),
+        plain(
+            "the holder's settling, then a replacing",
+            vec![put(slotted("old")), claim(1)],
+            [replace("old", "new"), settle("old")],
+            waits(b),
+            ["stale", "applied"],
+            vec![("old", Succeeded)],
+        ),
+        plain(
+            "B7 two parents end at once",
+            vec![put(task("p1")), put(task("p2")), put(child("c", &["p1", "p2"])), claim(2)],
+            [settle("p1"), settle("p2")],
+            vec![(a, First), (b, First), (a, Rest), (b, Rest), (a, Commit), (b, Commit)],
+            ["applied", "applied"],
+            vec![("c", Ready)],
+        ),
+        plain(
+            "D9 a key whose inserter rolls back",
+            Vec::new(),
+            [put(keyed("t1", 0)), put(keyed("t2", 0))],
+            vec![(a, First), (b, First), (a, Rest), (a, RollBack), (b, Rest), (b, Commit)],
+            ["rolled back", "applied"],
+            vec![("t2", Ready)],
+        ),
+        plain(
+            "D9 a key whose inserter commits the same request",
+            Vec::new(),
+            [put(keyed("t1", 0)), put(keyed("t2", 0))],
+            waits(a),
+            ["applied", "already"],
+            vec![("t1", Ready)],
+        ),
+        plain(
+            "D9 a key whose inserter commits another request",
+            Vec::new(),
+            [put(keyed("t1", 0)), put(keyed("t2", 1))],
+            waits(a),
+            ["applied", "key taken"],
+            vec![("t1", Ready)],
+        ),
+    ]
+}

@@ -1,0 +1,169 @@
+//! Known interleavings of two calls, on the adapter's statements and on the simulated plans: see
+//! `steadfast_tests::certification::interleaved`.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use steadfast_core::Storage;
+use steadfast_core::time::ManualClock;
+use steadfast_postgres::PostgresStorage;
+use steadfast_sim::choices::Choices;
+use steadfast_sim::scheduler::{Bounds, Scheduler, yield_now};
+use steadfast_sim::storage::gate::Gate;
+use steadfast_sim::world::{Kind, Node, Profile, World};
+use steadfast_tests::certification::interleaved::{
+    Interleaving, Stage, claim_text, outcome_text, play, table,
+};
+use steadfast_tests::certification::serial::{Answered, Call, Played, START, replay};
+use steadfast_tests::postgres_server::PostgresServer;
+use steadfast_tests::postgres_session::PostgresSession;
+
+use crate::statements::PostgresStage;
+
+/// What a stage showed.
+#[derive(Debug, PartialEq, Eq)]
+struct Shown {
+    /// Who waited for a lock, after each turn.
+    waited: Vec<Vec<usize>>,
+    answers: Vec<String>,
+    rows: Vec<String>,
+}
+
+/// Plays calls without steps; with none, it only reads the rows.
+async fn unstepped(calls: &[Call], store: &impl Storage, clock: &ManualClock) -> Vec<String> {
+    let calls = calls.iter().map(|call| (call.clone(), Answered::Text(String::new())));
+    replay(&Played { calls: calls.collect(), rows: Vec::new() }, store, clock).await.rows
+}
+
+/// The simulated plans, behind a gate.
+struct SimulatedStage {
+    gate: Gate,
+    nodes: Vec<Node>,
+    answers: Vec<Arc<Mutex<Option<String>>>>,
+}
+
+/// More than any plan takes to get to its next stop.
+const POLLS_TO_SETTLE: u32 = 200;
+
+impl SimulatedStage {
+    fn new(world: &World, gate: Gate, calls: &[Call]) -> Self {
+        let mut stage = Self { gate, nodes: Vec::new(), answers: Vec::new() };
+        for call in calls {
+            let node = world.start("caller", 100);
+            let (store, answer, call) = (node.storage(), Arc::new(Mutex::new(None)), call.clone());
+            let slot = answer.clone();
+            node.spawn("call", async move {
+                let text = match &call {
+                    Call::Apply(batches) => outcome_text(&store.apply(batches).await),
+                    Call::Claim(request) => claim_text(&store.claim(request).await),
+                    Call::Read(_) | Call::Advance(_) => unreachable!("calls that write are stepped"),
+                };
+                let given_up = text.contains("abandoned");
+                *slot.lock().unwrap() = Some(if given_up { "rolled back".into() } else { text });
+            });
+            stage.nodes.push(node);
+            stage.answers.push(answer);
+        }
+        stage
+    }
+}
+
+impl Stage for SimulatedStage {
+    async fn settle(&mut self) {
+        // Virtual time stands still meanwhile: nobody's wait for a lock times out.
+        for _ in 0..POLLS_TO_SETTLE {
+            yield_now().await;
+        }
+    }
+
+    fn at(&self, caller: usize) -> Option<&'static str> {
+        self.gate.at(self.nodes[caller].number())
+    }
+
+    fn is_through(&self, caller: usize) -> bool {
+        self.answers[caller].lock().unwrap().is_some()
+    }
+
+    fn grant(&mut self, caller: usize) {
+        self.gate.grant(self.nodes[caller].number());
+    }
+
+    fn abandon(&mut self, caller: usize) {
+        self.gate.abandon(self.nodes[caller].number());
+    }
+}
+
+fn on_simulated(interleaving: &Interleaving) -> Shown {
+    let choices = Choices::from_seed(1);
+    let scheduler = Scheduler::new(choices.clone(), 0);
+    let (gate, clock) = (Gate::default(), ManualClock::at(START));
+    let kind = Kind {
+        flaws: interleaving.flaw.into_iter().collect(),
+        clock: Some(clock.clone()),
+        gate: Some(gate.clone()),
+        ..Kind::of(Profile::Postgres)
+    };
+    let world = World::on(scheduler.clone(), choices, kind);
+    let interleaving = interleaving.clone();
+    let bounds = Bounds { polls: 1_000_000, time: Duration::from_secs(60) };
+    let run = async move {
+        let beside = world.start("beside", 100);
+        (0..1_000).for_each(|_| gate.grant(beside.number()));
+        unstepped(&interleaving.setup, &beside.storage(), &clock).await;
+        let mut stage = SimulatedStage::new(&world, gate, &interleaving.calls);
+        let waited = play(&mut stage, &interleaving).await;
+        let answers = stage.answers.iter().map(|answer| answer.lock().unwrap().clone().unwrap());
+        let answers = answers.collect();
+        Shown { waited, answers, rows: unstepped(&[], &beside.storage(), &clock).await }
+    };
+    scheduler.run(bounds, run).expect("nothing waits for ever")
+}
+
+#[track_caller]
+fn check(interleaving: &Interleaving, shown: &Shown) {
+    let Interleaving { name, answers, ends, .. } = interleaving;
+    assert_eq!(shown.answers, answers, "{name}: {shown:#?}");
+    for (task, state) in ends {
+        let text = format!("Task {{ id: {task:?},");
+        let row = shown.rows.iter().find(|row| row.starts_with(&text));
+        let row = row.unwrap_or_else(|| panic!("{name}: there is no {task}"));
+        assert!(row.contains(&format!("state: {state:?},")), "{name}: {row}");
+    }
+}
+
+#[test]
+fn known_interleavings_end_as_they_should_on_the_simulated_plans() {
+    for interleaving in table() {
+        check(&interleaving, &on_simulated(&interleaving));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn known_interleavings_of_the_adapters_statements_agree_with_the_simulated_plans() {
+    let test = "interleavings";
+    let Some(server) = PostgresServer::shared(test) else { return };
+    let url = server.create_database(test).unwrap();
+    let clock = ManualClock::at(START);
+    let options =
+        steadfast_postgres::Options { clock: Some(clock.clone()), ..steadfast_postgres::Options::new(url) };
+    let store = PostgresStorage::open(options).await.unwrap();
+    let mut beside = PostgresSession::connect(server, test).unwrap();
+    for interleaving in table() {
+        let emptied = beside.query(
+            "truncate steadfast.task, steadfast.edge, steadfast.attempt, steadfast.queue restart identity",
+        );
+        assert_eq!(emptied.unwrap().message, None);
+        clock.set(START);
+        unstepped(&interleaving.setup, &store, &clock).await;
+        let now = clock.now().as_micros();
+        let mut stage = PostgresStage::new(server, test, &interleaving.calls, now, interleaving.flaw);
+        let waited = play(&mut stage, &interleaving).await;
+        let answers = stage.answers();
+        let shown = Shown { waited, answers, rows: unstepped(&[], &store, &clock).await };
+        check(&interleaving, &shown);
+        let simulated = std::thread::scope(|scope| {
+            scope.spawn(|| on_simulated(&interleaving)).join().expect("the plan doesn't panic")
+        });
+        assert_eq!(shown, simulated, "{}: PostgreSQL left, its double right", interleaving.name);
+    }
+}
