@@ -15,7 +15,7 @@ const CLOCK: ClockId = ClockId::Boottime;
 const CLOCK: ClockId = ClockId::Monotonic;
 
 /// Now, in nanoseconds since boot.
-pub(super) fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     let now = clock_gettime(CLOCK);
     let seconds = u64::try_from(now.tv_sec).expect("a clock that starts at boot isn't negative");
     let nanos = u64::try_from(now.tv_nsec).expect("the nanoseconds of a timespec aren't negative");

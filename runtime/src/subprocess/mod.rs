@@ -36,6 +36,7 @@ mod wire;
 
 mod clock;
 
+pub(crate) use clock::now_ns;
 pub use command::{Command, Environment, GuardExe, PAYLOAD_BYTES_MAX};
 pub use directive::{Directive, Malformed, directive};
 pub use exit::{Exit, Signal, Verdict};

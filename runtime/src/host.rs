@@ -1,0 +1,160 @@
+//! The host: a process's seat at a store. It owns the thread on which everything runs that must not wait for handlers:
+//! commits, claims, renewals, settling and sweeping.
+//!
+//! Why a thread of its own: a handler that computes for a minute without an await holds up its executor for that
+//! minute. If renewals ran there, the lease would lapse while the handler works, and another worker would run the task
+//! a second time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use steadfast_core::supervisor::{Supervisor, WorkerConfig};
+use steadfast_core::{Engine, Error, Handlers, Storage, sweeper};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+use crate::clock::TokioClock;
+use crate::id::worker_id;
+use crate::store::{AnyStorage, StoreUrl};
+use crate::worker::{Worker, on_runtime};
+
+/// A process's seat at a store. Clones are one host.
+///
+/// When the last clone is dropped the host's thread ends, as after a crash: leases lapse, commits under way are
+/// committed or not. Drain the workers and [`close`](Self::close) it for a clean end.
+#[derive(Debug, Clone)]
+pub struct Host<S: Storage = AnyStorage> {
+    engine: Engine<S, TokioClock>,
+    seat: Arc<Seat>,
+}
+
+#[derive(Debug)]
+struct Seat {
+    runtime: Handle,
+    /// Whether a sweeper runs.
+    sweeps: Mutex<bool>,
+    /// Dropping it ends the thread.
+    _stop: oneshot::Sender<()>,
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+/// Why a host couldn't be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The store's own reason.
+    #[error(transparent)]
+    Store(#[from] Error),
+    /// The system gives no thread, or no event queue for it.
+    #[error("the thread that commits and renews can't be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl Host<AnyStorage> {
+    /// Opens a store, and creates or migrates it first where necessary.
+    ///
+    /// # Errors
+    /// The store can't be reached or isn't one of ours; or the system gives no thread.
+    pub async fn open(url: &StoreUrl) -> Result<Self, OpenError> {
+        let url = url.clone();
+        Self::start(async move || AnyStorage::open(&url).await).await
+    }
+}
+
+impl<S: Storage> Host<S> {
+    /// A host on the storage that `open` opens. It is called on the host's thread, so that the connections, too, are
+    /// served there.
+    ///
+    /// # Errors
+    /// That of `open`; or the system gives no thread.
+    pub async fn start<O>(open: O) -> Result<Self, OpenError>
+    where
+        O: AsyncFnOnce() -> Result<S, Error> + Send + 'static,
+    {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (opened, when_opened) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let (ended, when_ended) = oneshot::channel();
+        thread::Builder::new().name("steadfast".into()).spawn(move || {
+            runtime.block_on(serve(open, opened, stopped));
+            // Drops what still runs before the end is told.
+            drop(runtime);
+            let _ = ended.send(());
+        })?;
+        let engine = when_opened.await.map_err(|_| std::io::Error::other("it panicked while opening"))??;
+        let seat =
+            Seat { runtime: handle, sweeps: Mutex::new(false), _stop: stop, ended: Mutex::new(Some(when_ended)) };
+        Ok(Self { engine, seat: Arc::new(seat) })
+    }
+
+    /// The engine: submits, cancels, reads, waits. Usable from any thread and runtime while the host lives.
+    pub fn engine(&self) -> &Engine<S, TokioClock> {
+        &self.engine
+    }
+
+    /// The default configuration of a new worker on this machine, from the queue `default`.
+    pub fn worker_config(&self) -> WorkerConfig {
+        WorkerConfig::new(worker_id())
+    }
+
+    /// Starts a worker, and a sweeper if none runs here. The worker lives on the host's thread; each attempt of a
+    /// handler is a task of its own on the runtime from which this is called. A panic there fails the attempt.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn work(&self, handlers: Handlers, config: WorkerConfig) -> Worker {
+        self.sweep(sweeper::SWEEP.min(config.lease));
+        let id = config.id.clone();
+        let handlers = on_runtime(handlers, &Handle::current());
+        let (supervisor, drain) = Supervisor::new(self.engine.clone(), handlers, config);
+        Worker::new(id, drain, self.seat.runtime.spawn(supervisor.run()))
+    }
+
+    /// Reclaims lapsed leases now and every `every` from now on. Does nothing if that is done here already.
+    pub fn sweep(&self, every: Duration) {
+        let before = {
+            let mut sweeps = self.seat.sweeps.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *sweeps, true)
+        };
+        if !before {
+            self.seat.runtime.spawn(sweeper::run(self.engine.clone(), every));
+        }
+    }
+
+    /// Ends the host's thread and waits until it has ended. Workers that weren't drained are dropped as after a crash.
+    /// Other clones of the host and its engine can't commit any more: their calls fail as unknown.
+    ///
+    /// # Cancellation
+    /// The end goes on without anybody waiting for it.
+    pub async fn close(self) {
+        let ended = self.seat.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Self { engine, seat } = self;
+        drop((engine, seat));
+        if let Some(ended) = ended {
+            let _ = ended.await;
+        }
+    }
+}
+
+/// The host's thread: opens the store, then runs what is spawned until nobody needs it any more.
+async fn serve<S: Storage>(
+    open: impl AsyncFnOnce() -> Result<S, Error>,
+    opened: oneshot::Sender<Result<Engine<S, TokioClock>, Error>>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let storage = match open().await {
+        Ok(storage) => storage,
+        Err(error) => {
+            let _ = opened.send(Err(error));
+            return;
+        }
+    };
+    let (engine, commits) = Engine::new(storage, TokioClock);
+    tokio::spawn(commits);
+    if opened.send(Ok(engine)).is_ok() {
+        // Nothing is ever sent: the sender is dropped with the last host.
+        let _ = stopped.await;
+    }
+}

@@ -1,0 +1,131 @@
+//! A running worker, and the adapter that gives each attempt of a handler a task of its own.
+
+use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use steadfast_core::handler::Running;
+use steadfast_core::supervisor::DrainHandle;
+use steadfast_core::{Cause, Context, Handler, Handlers, Verdict, WorkerId};
+use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinHandle};
+
+/// How long a task rests that found the handlers' runtime shut down: long enough for another worker to take it.
+const RUNTIME_GONE_SNOOZE: Duration = Duration::from_secs(1);
+
+/// A running worker. Dropping this changes nothing: the worker goes on as long as its host.
+#[derive(Debug)]
+pub struct Worker {
+    id: WorkerId,
+    drain: DrainHandle,
+    supervisor: JoinHandle<()>,
+}
+
+/// The worker ended by a bug in Steadfast: its attempts were dropped and their leases lapse.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the worker {worker} panicked: {message}. Its tasks are rescued when their leases lapse; start it again")]
+pub struct WorkerPanicked {
+    /// Which.
+    pub worker: WorkerId,
+    /// What it said.
+    pub message: String,
+}
+
+impl Worker {
+    pub(crate) fn new(id: WorkerId, drain: DrainHandle, supervisor: JoinHandle<()>) -> Self {
+        Self { id, drain, supervisor }
+    }
+
+    /// Its identity: that of this start.
+    pub fn id(&self) -> &WorkerId {
+        &self.id
+    }
+
+    /// What asks it to drain, for those who don't wait.
+    pub fn drain_handle(&self) -> DrainHandle {
+        self.drain.clone()
+    }
+
+    /// Drains it: claims nothing more, tells every attempt to stop, gives back those that don't end within the grace.
+    ///
+    /// # Errors
+    /// It had panicked.
+    ///
+    /// # Cancellation
+    /// The draining goes on.
+    pub async fn drain(mut self) -> Result<(), WorkerPanicked> {
+        self.drain.drain();
+        self.ended().await
+    }
+
+    /// Waits until it has ended: it was drained, or its host was closed.
+    ///
+    /// # Errors
+    /// It panicked.
+    ///
+    /// # Cancellation
+    /// Safe. After it has answered, it must not be called again.
+    pub async fn ended(&mut self) -> Result<(), WorkerPanicked> {
+        match (&mut self.supervisor).await.map_err(JoinError::try_into_panic) {
+            // Not a panic: the host was closed.
+            Ok(()) | Err(Err(_)) => Ok(()),
+            Err(Ok(panic)) => Err(WorkerPanicked { worker: self.id.clone(), message: panic_text(&*panic) }),
+        }
+    }
+}
+
+/// Wraps handlers so that each attempt is a task of its own on this runtime.
+pub(crate) fn on_runtime(handlers: Handlers, runtime: &Handle) -> Handlers {
+    handlers.map(|handler| OnRuntime { handler, runtime: runtime.clone() })
+}
+
+struct OnRuntime {
+    handler: Arc<dyn Handler>,
+    runtime: Handle,
+}
+
+impl Handler for OnRuntime {
+    fn call(&self, context: Context) -> Running {
+        let (handler, runtime) = (self.handler.clone(), self.runtime.clone());
+        Box::pin(async move {
+            // Entered in the task, so that a panic on the way in is caught as well.
+            let attempt = OwnedTask(runtime.spawn(async move { handler.call(context).await }));
+            match attempt.await.map_err(JoinError::try_into_panic) {
+                Ok(verdict) => verdict,
+                Err(Ok(panic)) => {
+                    Verdict::Retry { cause: Cause::Panic, error: panic_text(&*panic), after: None }
+                }
+                // The service shut its runtime down without draining the worker: the attempt is given back.
+                Err(Err(_)) => Verdict::Snooze { after: RUNTIME_GONE_SNOOZE },
+            }
+        })
+    }
+}
+
+/// A task that is aborted when it isn't wanted any more.
+struct OwnedTask(JoinHandle<Verdict>);
+
+impl Future for OwnedTask {
+    type Output = Result<Verdict, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+impl Drop for OwnedTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "the panic's payload is no text".to_owned())
+}
