@@ -7,15 +7,18 @@ use std::str::FromStr;
 use steadfast_core::storage::{ClaimRequest, Claimed, Query, View};
 use steadfast_core::wake::Hints;
 use steadfast_core::{Batch, Error, Outcome, Storage};
+use steadfast_postgres::PostgresStorage;
 use steadfast_sqlite::SqliteStorage;
 
-/// Where a store is: `sqlite:PATH` or `sqlite::memory:`.
+/// Where a store is: `sqlite:PATH`, `sqlite::memory:` or `postgres://…`.
 #[derive(Clone, PartialEq, Eq)]
 pub enum StoreUrl {
     /// An SQLite file.
     Sqlite(PathBuf),
     /// SQLite in memory: one process's, and gone with it.
     SqliteInMemory,
+    /// A PostgreSQL database, by its whole URL, which may hold a password.
+    Postgres(String),
 }
 
 /// Why a text names no store: what, why, and what to do.
@@ -34,7 +37,7 @@ impl FromStr for StoreUrl {
     fn from_str(text: &str) -> Result<Self, InvalidStoreUrl> {
         let invalid = |why| Err(InvalidStoreUrl { text: redacted(text), why });
         let Some((scheme, rest)) = text.split_once(':') else {
-            return invalid("write sqlite:PATH, such as sqlite:steadfast.db");
+            return invalid("write sqlite:PATH, such as sqlite:steadfast.db, or postgres://USER@HOST/DATABASE");
         };
         match scheme {
             "sqlite" if rest == ":memory:" => Ok(StoreUrl::SqliteInMemory),
@@ -45,10 +48,11 @@ impl FromStr for StoreUrl {
                 }
                 Ok(StoreUrl::Sqlite(path.into()))
             }
+            "postgres" | "postgresql" if rest.starts_with("//") => Ok(StoreUrl::Postgres(text.into())),
             "postgres" | "postgresql" => {
-                invalid("this build has no PostgreSQL: write sqlite:PATH, such as sqlite:steadfast.db")
+                invalid("two slashes are missing: write postgres://USER@HOST/DATABASE")
             }
-            _ => invalid("the part before the colon must be sqlite, as in sqlite:steadfast.db"),
+            _ => invalid("the part before the colon must be sqlite or postgres, as in sqlite:steadfast.db"),
         }
     }
 }
@@ -66,6 +70,7 @@ impl fmt::Display for StoreUrl {
         match self {
             StoreUrl::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
             StoreUrl::SqliteInMemory => f.write_str("sqlite::memory:"),
+            StoreUrl::Postgres(url) => f.write_str(&redacted(url)),
         }
     }
 }
@@ -81,6 +86,8 @@ impl fmt::Debug for StoreUrl {
 pub enum AnyStorage {
     /// SQLite.
     Sqlite(SqliteStorage),
+    /// PostgreSQL.
+    Postgres(PostgresStorage),
 }
 
 impl AnyStorage {
@@ -96,6 +103,9 @@ impl AnyStorage {
             StoreUrl::SqliteInMemory => {
                 SqliteStorage::open(steadfast_sqlite::Options::in_memory()).map(AnyStorage::Sqlite)
             }
+            StoreUrl::Postgres(url) => PostgresStorage::open(steadfast_postgres::Options::new(url))
+                .await
+                .map(AnyStorage::Postgres),
         }
     }
 }
@@ -104,24 +114,28 @@ impl Storage for AnyStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, Error> {
         match self {
             AnyStorage::Sqlite(storage) => storage.claim(request).await,
+            AnyStorage::Postgres(storage) => storage.claim(request).await,
         }
     }
 
     async fn apply(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
         match self {
             AnyStorage::Sqlite(storage) => storage.apply(batches).await,
+            AnyStorage::Postgres(storage) => Storage::apply(storage, batches).await,
         }
     }
 
     async fn read(&self, query: &Query) -> Result<View, Error> {
         match self {
             AnyStorage::Sqlite(storage) => storage.read(query).await,
+            AnyStorage::Postgres(storage) => storage.read(query).await,
         }
     }
 
     fn hints(&self) -> Hints {
         match self {
             AnyStorage::Sqlite(storage) => storage.hints(),
+            AnyStorage::Postgres(storage) => storage.hints(),
         }
     }
 }
@@ -138,9 +152,16 @@ mod tests {
             ("sqlite:/var/lib/s.db", sqlite("/var/lib/s.db")),
             ("sqlite:///var/lib/s.db", sqlite("/var/lib/s.db")),
             ("sqlite::memory:", Ok(StoreUrl::SqliteInMemory)),
+            ("postgres://me@host/db", Ok(StoreUrl::Postgres("postgres://me@host/db".into()))),
         ] {
             assert_eq!(text.parse(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let url: StoreUrl = "postgres://me:secret@host/db".parse().unwrap();
+        assert_eq!(url.to_string(), "postgres://…@host/db");
     }
 
     #[test]
@@ -148,7 +169,7 @@ mod tests {
         for (text, parts) in [
             ("steadfast.db", ["names no store", "sqlite:PATH"]),
             ("sqlite:", ["a path is missing", "sqlite:PATH"]),
-            ("mysql://me:secret@host/db", ["mysql://…@host/db", "must be sqlite"]),
+            ("mysql://me:secret@host/db", ["mysql://…@host/db", "must be sqlite or postgres"]),
         ] {
             let error = text.parse::<StoreUrl>().unwrap_err().to_string();
             assert!(parts.iter().all(|part| error.contains(part)), "{error}");

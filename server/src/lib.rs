@@ -1,1 +1,3 @@
 //! The `steadfast` binary: HTTP server, worker and command line.
+
+pub mod bench;
