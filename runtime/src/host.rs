@@ -84,8 +84,12 @@ impl<S: Storage> Host<S> {
             let _ = ended.send(());
         })?;
         let engine = when_opened.await.map_err(|_| std::io::Error::other("it panicked while opening"))??;
-        let seat =
-            Seat { runtime: handle, sweeps: Mutex::new(false), _stop: stop, ended: Mutex::new(Some(when_ended)) };
+        let seat = Seat {
+            runtime: handle,
+            sweeps: Mutex::new(false),
+            _stop: stop,
+            ended: Mutex::new(Some(when_ended)),
+        };
         Ok(Self { engine, seat: Arc::new(seat) })
     }
 

@@ -37,7 +37,9 @@ impl FromStr for StoreUrl {
     fn from_str(text: &str) -> Result<Self, InvalidStoreUrl> {
         let invalid = |why| Err(InvalidStoreUrl { text: redacted(text), why });
         let Some((scheme, rest)) = text.split_once(':') else {
-            return invalid("write sqlite:PATH, such as sqlite:steadfast.db, or postgres://USER@HOST/DATABASE");
+            return invalid(
+                "write sqlite:PATH, such as sqlite:steadfast.db, or postgres://USER@HOST/DATABASE",
+            );
         };
         match scheme {
             "sqlite" if rest == ":memory:" => Ok(StoreUrl::SqliteInMemory),
@@ -103,9 +105,9 @@ impl AnyStorage {
             StoreUrl::SqliteInMemory => {
                 SqliteStorage::open(steadfast_sqlite::Options::in_memory()).map(AnyStorage::Sqlite)
             }
-            StoreUrl::Postgres(url) => PostgresStorage::open(steadfast_postgres::Options::new(url))
-                .await
-                .map(AnyStorage::Postgres),
+            StoreUrl::Postgres(url) => {
+                PostgresStorage::open(steadfast_postgres::Options::new(url)).await.map(AnyStorage::Postgres)
+            }
         }
     }
 }

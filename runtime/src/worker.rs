@@ -26,7 +26,9 @@ pub struct Worker {
 
 /// The worker ended by a bug in Steadfast: its attempts were dropped and their leases lapse.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the worker {worker} panicked: {message}. Its tasks are rescued when their leases lapse; start it again")]
+#[error(
+    "the worker {worker} panicked: {message}. Its tasks are rescued when their leases lapse; start it again"
+)]
 pub struct WorkerPanicked {
     /// Which.
     pub worker: WorkerId,

@@ -44,8 +44,7 @@ fn on_sqlite(file: Option<&Path>, tasks: usize) -> rusqlite::Result<(f64, f64)> 
 fn submit_on_sqlite(conn: &Connection, tasks: usize) -> rusqlite::Result<f64> {
     let payload = std::str::from_utf8(PAYLOAD)?;
     let (mut begin, mut commit) = (conn.prepare("BEGIN IMMEDIATE")?, conn.prepare("COMMIT")?);
-    let mut insert =
-        conn.prepare("INSERT INTO task (queue, payload, created) VALUES ('default', ?1, ?2)")?;
+    let mut insert = conn.prepare("INSERT INTO task (queue, payload, created) VALUES ('default', ?1, ?2)")?;
     let mut left = tasks;
     let began = Instant::now();
     while left > 0 {

@@ -163,10 +163,9 @@ impl Samples {
         let (bulk, process) = (median(self.bulk), median(self.process));
         let (floor_submit, floor_process) = (median(self.floor_submit), median(self.floor_process));
         let ratio = |ours: Option<f64>, floor: Option<f64>| Some(thousandths(ours? / floor?));
-        let floor = floor_submit.zip(floor_process).map(|(submit, process)| Floor {
-            submit_per_s: submit.round(),
-            process_per_s: process.round(),
-        });
+        let floor = floor_submit
+            .zip(floor_process)
+            .map(|(submit, process)| Floor { submit_per_s: submit.round(), process_per_s: process.round() });
         Report {
             store,
             synchronous,

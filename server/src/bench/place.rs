@@ -56,8 +56,10 @@ impl Place {
             Place::Memory => Ok(Host::open(&StoreUrl::SqliteInMemory).await?),
             Place::Postgres { url, schema } => {
                 self.drop_schemas().await?;
-                let options =
-                    steadfast_postgres::Options { schema: schema.clone(), ..steadfast_postgres::Options::new(url) };
+                let options = steadfast_postgres::Options {
+                    schema: schema.clone(),
+                    ..steadfast_postgres::Options::new(url)
+                };
                 let open = async move || PostgresStorage::open(options).await.map(AnyStorage::Postgres);
                 Ok(Host::start(open).await?)
             }

@@ -76,7 +76,11 @@ impl Report {
     pub fn page(&self, out: &mut dyn Write) -> io::Result<()> {
         let bold = Style::new().bold();
         writeln!(out, "{bold}{}{bold:#}, durability: {}\n", self.store, self.synchronous)?;
-        writeln!(out, "{bold}{:<30}{:>14}{:>14}{:>8}{bold:#}", "tasks a second", "steadfast", "raw SQL", "ratio")?;
+        writeln!(
+            out,
+            "{bold}{:<30}{:>14}{:>14}{:>8}{bold:#}",
+            "tasks a second", "steadfast", "raw SQL", "ratio"
+        )?;
         let floor = |pick: fn(&Floor) -> f64| self.floor.as_ref().map(pick);
         let share = |pick: fn(&Ratio) -> Option<f64>| self.ratio.as_ref().and_then(pick);
         let rows = [
