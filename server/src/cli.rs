@@ -82,6 +82,8 @@ pub enum Command {
     Wait(Wait),
     /// Cancel tasks
     Cancel(Cancel),
+    /// Measure this machine, on a store made for it
+    Bench(crate::bench::Bench),
 }
 
 /// `serve`.

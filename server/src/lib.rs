@@ -18,6 +18,8 @@ pub mod backend;
 pub mod client;
 pub mod commands;
 
+pub mod bench;
+
 use std::process::ExitCode;
 
 /// Runs the command line that this process was started with.

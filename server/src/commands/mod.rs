@@ -1,5 +1,6 @@
 //! The commands: each takes what the command line said, does it, and says what came of it.
 
+mod bench;
 mod run;
 mod serve;
 mod tasks;
@@ -50,6 +51,7 @@ pub(crate) fn main() -> ExitCode {
 async fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let out = Out { json: cli.global.json };
     let target = Target::new(&cli, matches)?;
+    let store = cli.global.store.as_ref();
     match cli.command {
         Command::Serve(args) => serve::serve(args, target.store()?, cli.global.token, out).await,
         Command::Worker(args) => worker::worker(args, target.store()?, out).await,
@@ -59,12 +61,15 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::List(args) => tasks::list(args, &target, out).await,
         Command::Wait(args) => tasks::wait(args, &target, out).await,
         Command::Cancel(args) => tasks::cancel(args, &target, out).await,
+        Command::Bench(args) => bench::bench(&args, target.store().map(|_| store)?, out).await,
     }
 }
 
 fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, Failure> {
     let mut builder = match command {
-        Command::Serve(_) | Command::Worker(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Serve(_) | Command::Worker(_) | Command::Bench(_) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     builder.enable_all().build().map_err(|error| {

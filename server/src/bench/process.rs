@@ -1,0 +1,58 @@
+//! Processing a backlog, as a service does it: a worker on the host's thread, each attempt a task of its own on the
+//! service's runtime.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use steadfast::core::storage::TaskFilter;
+use steadfast::{AnyStorage, Context, Handlers, Host, State, Verdict, WorkerConfig};
+use tokio::sync::Notify;
+
+use super::{Error, kind, rate};
+
+/// How many attempts at once. A service whose handlers only wait (for the network, mostly) sets it like this.
+const CONCURRENCY: usize = 2_000;
+/// How many tasks are claimed in one call at most.
+const CLAIM_MAX: u32 = 500;
+/// How long without any progress until it counts as broken.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tasks a second, from the start of the worker until the last of the waiting tasks is settled.
+pub(super) async fn backlog(host: &Host<AnyStorage>, tasks: usize) -> Result<f64, Error> {
+    let left = Arc::new(AtomicUsize::new(tasks));
+    let all_ran = Arc::new(Notify::new());
+    let handler = {
+        let (left, all_ran) = (left.clone(), all_ran.clone());
+        move |_: Context| {
+            if left.fetch_sub(1, Ordering::Relaxed) == 1 {
+                all_ran.notify_one();
+            }
+            async { Verdict::done(*b"null") }
+        }
+    };
+    let config = WorkerConfig { concurrency: CONCURRENCY, claim_max: CLAIM_MAX, ..host.worker_config() };
+    let began = Instant::now();
+    let worker = host.work(Handlers::new().with(kind(), handler), config);
+    let ran = tokio::time::timeout(PATIENCE, all_ran.notified()).await;
+    // Returns when the last of them is settled.
+    let drained = worker.drain().await;
+    let took = began.elapsed();
+    let left = left.load(Ordering::Relaxed);
+    ran.map_err(|_| Error::Wrong(format!("{left} of {tasks} tasks were never run")))?;
+    drained.map_err(|panicked| Error::Wrong(panicked.to_string()))?;
+    verify(host, tasks).await?;
+    Ok(rate(tasks, took))
+}
+
+/// Every task must have succeeded: fast and wrong doesn't count.
+async fn verify(host: &Host<AnyStorage>, tasks: usize) -> Result<(), Error> {
+    let limit = u32::try_from(tasks).unwrap_or(u32::MAX).saturating_add(1);
+    let filter = TaskFilter { state: Some(State::Succeeded), limit, ..TaskFilter::default() };
+    let succeeded = host.engine().tasks(filter).await?.len();
+    if succeeded == tasks {
+        Ok(())
+    } else {
+        Err(Error::Wrong(format!("{succeeded} of {tasks} tasks succeeded")))
+    }
+}
