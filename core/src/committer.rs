@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt, select_biased};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::name::TaskId;
 use crate::step::{Batch, Outcome, Step};
@@ -43,6 +43,8 @@ pub const RETRY_DELAY_MAX: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 struct Entry {
     batch: Batch,
+    /// An earlier call with this batch may have gone through: no later error is definite.
+    unknown: Option<Error>,
     answer: oneshot::Sender<Result<Outcome, Error>>,
 }
 
@@ -62,8 +64,9 @@ impl Lane {
     /// A dropped future leaves the batch committed or not, as after [`ErrorKind::Unknown`].
     pub async fn commit(&self, batch: Batch) -> Result<Outcome, Error> {
         let (answer, answered) = oneshot::channel();
-        // Where the committer is gone the answer is dropped with the entry.
-        let _ = self.entries.send(Entry { batch, answer }).await;
+        if self.entries.send(Entry { batch, unknown: None, answer }).await.is_err() {
+            return Err(Error::new(ErrorKind::Broken, "the engine was stopped: nothing was committed"));
+        }
         answered.await.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::Unknown,
@@ -100,7 +103,8 @@ impl<S: Storage, C: Clock> Committer<S, C> {
     /// # Cancellation
     /// Dropping it answers everybody who waits with [`ErrorKind::Unknown`].
     pub async fn run(mut self) {
-        let calls = Calls { storage: self.storage.clone(), clock: self.clock.clone() };
+        let calls =
+            Calls { storage: self.storage.clone(), clock: self.clock.clone(), turn: Semaphore::new(1) };
         let mut patients = FuturesUnordered::new();
         loop {
             let group = {
@@ -128,7 +132,7 @@ impl<S: Storage, C: Clock> Committer<S, C> {
                 if patients.len() < PATIENTS_MAX {
                     patients.push(calls.wait_out(entry));
                 } else {
-                    let _ = entry.answer.send(Err(error));
+                    entry.fail(error);
                 }
             }
         }
@@ -207,6 +211,8 @@ fn step_bytes(step: &Step) -> usize {
 struct Calls<S, C> {
     storage: S,
     clock: C,
+    /// Of those that wait for somebody else's lock, the one that asks.
+    turn: Semaphore,
 }
 
 impl<S: Storage, C: Clock> Calls<S, C> {
@@ -217,9 +223,11 @@ impl<S: Storage, C: Clock> Calls<S, C> {
         while let Some(mut part) = parts.pop() {
             let batches: Vec<Batch> =
                 part.iter_mut().map(|entry| std::mem::take(&mut entry.batch.steps).into()).collect();
-            let result = self.apply(&batches).await;
+            let mut unknown = None;
+            let result = self.apply(&batches, &mut unknown).await;
             for (entry, batch) in part.iter_mut().zip(batches) {
                 entry.batch = batch;
+                entry.unknown = entry.unknown.take().or_else(|| unknown.clone());
             }
             match result {
                 Ok(outcomes) => answer(part, outcomes),
@@ -236,19 +244,18 @@ impl<S: Storage, C: Clock> Calls<S, C> {
                     | ErrorKind::Conflict
                     | ErrorKind::Unknown
                     | ErrorKind::Unavailable
-                    | ErrorKind::Broken => answer_all(part, &error),
+                    | ErrorKind::Broken => part.into_iter().for_each(|entry| entry.fail(error.clone())),
                 },
             }
         }
         contended
     }
 
-    /// One call, repeated after a conflict, and, because it is safe, while its outcome is unknown. A part that has
-    /// failed after an unknown outcome without being rejected stays unknown: the earlier call may have gone through.
-    async fn apply(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
+    /// One call, repeated after a conflict, and, because it is safe, while its outcome is unknown. `unknown` is set where
+    /// it was: the call may have gone through, whatever the last error says.
+    async fn apply(&self, batches: &[Batch], unknown: &mut Option<Error>) -> Result<Vec<Outcome>, Error> {
         let mut delay = RETRY_DELAY_MIN;
         let mut conflicts = 0;
-        let mut unknown: Option<Error> = None;
         let mut unknowns = 0;
         loop {
             let error = match self.storage.apply(batches).await {
@@ -262,37 +269,43 @@ impl<S: Storage, C: Clock> Calls<S, C> {
                 ErrorKind::Conflict if conflicts < CONFLICT_RETRIES_MAX => conflicts += 1,
                 ErrorKind::Unknown if unknowns < UNKNOWN_RETRIES_MAX => {
                     unknowns += 1;
-                    unknown = Some(error);
+                    *unknown = Some(error);
                 }
                 // The outcome of the earlier call is still open: go on asking.
                 ErrorKind::Unavailable if unknown.is_some() && unknowns < UNKNOWN_RETRIES_MAX => {
                     unknowns += 1
                 }
-                ErrorKind::Conflict | ErrorKind::Unknown | ErrorKind::Unavailable => {
-                    return Err(unknown.unwrap_or(error));
-                }
-                ErrorKind::Contended | ErrorKind::Rejected | ErrorKind::Broken => return Err(error),
+                ErrorKind::Conflict
+                | ErrorKind::Contended
+                | ErrorKind::Rejected
+                | ErrorKind::Unknown
+                | ErrorKind::Unavailable
+                | ErrorKind::Broken => return Err(error),
             }
             self.clock.sleep(delay).await;
             delay = (delay * 2).min(RETRY_DELAY_MAX);
         }
     }
 
-    /// Goes on trying a batch that waits for somebody else's lock, by itself, and answers it.
-    async fn wait_out(&self, entry: Entry) {
+    /// Goes on trying a batch that waits for somebody else's lock, by itself, and answers it. One of them at a time
+    /// asks the store, so that those who wait don't take its connections from those who needn't.
+    async fn wait_out(&self, mut entry: Entry) {
         let until = self.clock.now() + PATIENCE;
         let mut delay = RETRY_DELAY_MIN;
-        let batches = [entry.batch];
-        let result = loop {
-            match self.apply(&batches).await {
+        loop {
+            let result = {
+                let _turn = self.turn.acquire().await;
+                self.apply(std::slice::from_ref(&entry.batch), &mut entry.unknown).await
+            };
+            match result {
                 Err(error) if error.kind() == ErrorKind::Contended && self.clock.now() < until => {
                     self.clock.sleep(delay).await;
                     delay = (delay * 2).min(RETRY_DELAY_MAX);
                 }
-                result => break result.map(|mut outcomes| outcomes.remove(0)),
+                Err(error) => return entry.fail(error),
+                Ok(outcomes) => return answer(vec![entry], outcomes),
             }
-        };
-        let _ = entry.answer.send(result);
+        }
     }
 }
 
@@ -304,8 +317,12 @@ fn answer(part: Vec<Entry>, outcomes: Vec<Outcome>) {
     }
 }
 
-fn answer_all(part: Vec<Entry>, error: &Error) {
-    for entry in part {
-        let _ = entry.answer.send(Err(error.clone()));
+impl Entry {
+    /// Answers with an error. What couldn't be stored wasn't; any other error says nothing about an earlier call whose
+    /// outcome is unknown.
+    fn fail(self, error: Error) {
+        let definite = error.kind() == ErrorKind::Rejected;
+        let error = self.unknown.filter(|_| !definite).unwrap_or(error);
+        let _ = self.answer.send(Err(error));
     }
 }

@@ -17,7 +17,9 @@ use crate::name::TaskId;
 use crate::registry::Registry;
 use crate::step::{Batch, Head, Insert, Outcome, QueueLimit, Receipt, Refusal, Step, Transition};
 use crate::storage::{Answer, Error, ErrorKind, Lapsed, Query, Storage, TaskFilter, View};
-use crate::task::{Attempt, NewTask, OnConflict, PARENTS_MAX, PAYLOAD_BYTES_MAX, Revision, State, Task};
+use crate::task::{
+    Attempt, Fence, NewTask, OnConflict, PARENTS_MAX, PAYLOAD_BYTES_MAX, Revision, State, Task,
+};
 use crate::time::Clock;
 use crate::wake::Hints;
 
@@ -158,7 +160,11 @@ impl<S: Storage, C: Clock> Engine<S, C> {
 
     fn accepted(&self, receipts: &[Receipt], is_new: bool, replaced: Option<TaskId>) -> Submitted {
         if let Some(replaced) = &replaced {
-            self.0.registry.stop(replaced, &StopReason::Cancelled("replaced by a newer task".into()));
+            self.0.registry.stop(
+                replaced,
+                Fence::MAX,
+                &StopReason::Cancelled("replaced by a newer task".into()),
+            );
         }
         match receipts.last() {
             Some(Receipt::Inserted(id, Head { state, rev, .. })) => {
@@ -183,7 +189,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
             let to = transition.change.to;
             match self.settle(transition).await? {
                 Outcome::Applied(_) | Outcome::Already(_) if to == State::Running => {
-                    self.0.registry.stop(id, &StopReason::Cancelled(reason.into()));
+                    self.0.registry.stop(id, Fence::MAX, &StopReason::Cancelled(decide::printable(reason)));
                     return Ok(Cancelled::Requested);
                 }
                 Outcome::Applied(_) | Outcome::Already(_) => return Ok(Cancelled::Ended),
@@ -220,13 +226,22 @@ impl<S: Storage, C: Clock> Engine<S, C> {
             let batches =
                 lapsed.iter().map(|lapsed| Step::Transition(decide::reclaim(lapsed)).into()).collect();
             let mut progress = false;
+            let mut failed = None;
             for (lapsed, outcome) in lapsed.iter().zip(self.0.settles.commit_all(batches).await) {
-                if let Outcome::Applied(receipts) = outcome? {
-                    log_reclaimed(lapsed, &receipts);
-                    self.0.registry.stop(&lapsed.task, &StopReason::LeaseLost);
-                    reclaimed += 1;
-                    progress = true;
+                match outcome {
+                    Ok(Outcome::Applied(receipts)) => {
+                        log_reclaimed(lapsed, &receipts);
+                        self.0.registry.stop(&lapsed.task, lapsed.fence, &StopReason::LeaseLost);
+                        reclaimed += 1;
+                        progress = true;
+                    }
+                    // Renewed, settled or reclaimed by another meanwhile.
+                    Ok(Outcome::Already(_) | Outcome::Refused(_)) => {}
+                    Err(error) => failed = Some(error),
                 }
+            }
+            if let Some(error) = failed {
+                return Err(error);
             }
             if !full || !progress {
                 break;

@@ -46,11 +46,11 @@ impl Registry {
         Registered { registry: self.clone(), key, orders }
     }
 
-    /// Tells every attempt of a task to stop; says whether there was one.
-    pub fn stop(&self, task: &TaskId, reason: &StopReason) -> bool {
+    /// Tells the attempts of a task up to this fence to stop; says whether there was one.
+    pub fn stop(&self, task: &TaskId, through: Fence, reason: &StopReason) -> bool {
         let orders: Vec<_> = {
             let attempts = self.lock();
-            let of_task = attempts.range((task.clone(), Fence::MIN)..=(task.clone(), Fence::MAX));
+            let of_task = attempts.range((task.clone(), Fence::MIN)..=(task.clone(), through));
             of_task.map(|(_, orders)| orders.clone()).collect()
         };
         for orders in &orders {
@@ -86,7 +86,9 @@ impl Registry {
 impl Registered {
     /// Tells the attempt to stop. The first reason stays, but for a lost lease, which overrides every other.
     pub fn stop(&self, reason: StopReason) {
-        stop(&self.orders, reason);
+        if stop(&self.orders, reason) {
+            self.registry.stops.notify(Hint::CHANGED);
+        }
     }
 
     /// Passes a new lease on to the attempt.
@@ -111,7 +113,7 @@ impl Drop for Registered {
     }
 }
 
-fn stop(orders: &watch::Sender<Orders>, reason: StopReason) {
+fn stop(orders: &watch::Sender<Orders>, reason: StopReason) -> bool {
     orders.send_if_modified(|orders| {
         let changes = orders.stop.is_none()
             || (reason == StopReason::LeaseLost && orders.stop != Some(StopReason::LeaseLost));
@@ -119,7 +121,7 @@ fn stop(orders: &watch::Sender<Orders>, reason: StopReason) {
             orders.stop = Some(reason);
         }
         changes
-    });
+    })
 }
 
 #[cfg(test)]
@@ -139,13 +141,23 @@ mod tests {
         let zombie = registry.register(task("a"), 1, orders());
         let current = registry.register(task("a"), 2, orders());
         let other = registry.register(task("b"), 1, orders());
-        assert!(registry.stop(&task("a"), &StopReason::Drained));
-        assert!(!registry.stop(&task("c"), &StopReason::Drained));
+        assert!(registry.stop(&task("a"), Fence::MAX, &StopReason::Drained));
+        assert!(!registry.stop(&task("c"), Fence::MAX, &StopReason::Drained));
         assert_eq!(zombie.orders().stop, Some(StopReason::Drained));
         assert_eq!(current.orders().stop, Some(StopReason::Drained));
         assert_eq!(other.orders().stop, None);
         drop((zombie, current, other));
         assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn the_loss_of_an_old_attempt_leaves_its_successor_alone() {
+        let registry = Registry::new();
+        let lost = registry.register(TaskId::trusted("a"), 1, orders());
+        let successor = registry.register(TaskId::trusted("a"), 2, orders());
+        assert!(registry.stop(&TaskId::trusted("a"), 1, &StopReason::LeaseLost));
+        assert_eq!(lost.orders().stop, Some(StopReason::LeaseLost));
+        assert_eq!(successor.orders().stop, None);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::engine::Engine;
 use crate::handler::{Handlers, Orders, StopReason};
 use crate::name::{Kind, Queue, TaskId, WorkerId};
 use crate::step::{Batch, Head, Outcome, Receipt, Renewal, Step};
-use crate::storage::{Answer, ClaimRequest, Claimed, Error, Lease, Query, Storage};
+use crate::storage::{Answer, ClaimRequest, Claimed, Error, ErrorKind, Lease, Query, Storage};
 use crate::task::State;
 use crate::time::{Clock, Moment};
 use attempt::Attempt;
@@ -124,11 +124,14 @@ struct Sent<T> {
     result: Result<T, Error>,
 }
 
+/// Which attempts were to be renewed, and what became of each.
+type Renewed = (Vec<u64>, Sent<Vec<Result<Outcome, Error>>>);
+
 /// What is under way. Apart from the supervisor, so that both can be borrowed at once.
 struct Calls {
     claim: Call<Sent<Claimed>>,
     claiming: bool,
-    renewal: Call<(Vec<u64>, Sent<Vec<Outcome>>)>,
+    renewal: Call<Renewed>,
     renewing: bool,
     check: Call<Result<Vec<(TaskId, Head)>, Error>>,
     checking: bool,
@@ -190,18 +193,19 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
             }
             let tick = self.sleep_until(self.next_tick(&calls));
             select_biased! {
-                number = ended.select_next_some() => {
-                    self.forget(number);
-                    // The others that ended with it: a group is settled in one commit.
-                    while let Some(Some(number)) = ended.next().now_or_never() {
-                        self.forget(number);
-                    }
-                }
+                // First, so that the store claims the next tasks while these are being started.
                 sent = &mut calls.claim => {
                     calls.claiming = false;
                     let sent_at = sent.at;
                     for lease in self.take_claimed(sent) {
                         ended.push(self.start(lease, sent_at));
+                    }
+                }
+                number = ended.select_next_some() => {
+                    self.forget(number);
+                    // The others that ended with it: a group is settled in one commit.
+                    while let Some(Some(number)) = ended.next().now_or_never() {
+                        self.forget(number);
                     }
                 }
                 (numbers, sent) = &mut calls.renewal => {
@@ -321,7 +325,11 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
         let attempt = Arc::new(Attempt::new(lease, registered));
         self.attempts.insert(number, Live { attempt: attempt.clone(), renew_at: None });
         self.renew_at(number, claim_sent + FIRST_RENEWAL_MAX.min(self.config.lease / 3));
-        if self.draining {
+        if claim_sent + self.config.lease <= self.engine.clock().now() {
+            // The answer took longer than the lease lasts.
+            attempt.registered.stop(StopReason::LeaseLost);
+            self.stopping.insert(number);
+        } else if self.draining {
             attempt.registered.stop(StopReason::Drained);
             self.stopping.insert(number);
         }
@@ -356,7 +364,7 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
     }
 
     /// Renews, in one call, all leases that are due about now.
-    fn renew(&mut self, now: Moment) -> Call<(Vec<u64>, Sent<Vec<Outcome>>)> {
+    fn renew(&mut self, now: Moment) -> Call<Renewed> {
         let due_until = (now + self.config.lease / RENEWAL_SLACK_DIVISOR, u64::MAX);
         let rest = self.renewals.split_off(&due_until);
         let due = std::mem::replace(&mut self.renewals, rest);
@@ -379,32 +387,21 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
         let storage = self.engine.storage().clone();
         let call: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(async move {
             let asked = batches.len();
-            let result = storage.apply(&batches).await;
-            (numbers, Sent { at: now, asked, result })
+            (numbers, Sent { at: now, asked, result: Ok(in_parts(&storage, &batches).await) })
         });
         call.fuse()
     }
 
     /// One failed renewal cancels nothing: it is repeated well within the lease.
-    fn take_renewed(&mut self, numbers: &[u64], sent: Sent<Vec<Outcome>>) {
+    fn take_renewed(&mut self, numbers: &[u64], sent: Sent<Vec<Result<Outcome, Error>>>) {
         let now = self.engine.clock().now();
-        let outcomes = match sent.result {
-            Ok(outcomes) => outcomes,
-            Err(error) => {
-                tracing::warn!(worker = %self.config.id, ?error, "the renewal failed and will be repeated");
-                let again = now + self.config.lease / 12;
-                for number in numbers {
-                    self.renew_at(*number, again);
-                }
-                self.stop_lapsed();
-                return;
-            }
-        };
+        let outcomes = sent.result.unwrap_or_default();
+        assert_eq!(outcomes.len(), numbers.len(), "each renewal is answered");
         for (number, outcome) in numbers.iter().zip(outcomes) {
             let Some(live) = self.attempts.get(number) else { continue };
             let attempt = live.attempt.clone();
             match outcome {
-                Outcome::Applied(receipts) | Outcome::Already(receipts) => {
+                Ok(Outcome::Applied(receipts) | Outcome::Already(receipts)) => {
                     attempt.registered.renewed(sent.at + self.config.lease);
                     self.renew_at(*number, sent.at + self.config.lease / 3);
                     if let Some(Receipt::Renewed { cancel: Some(reason) }) = receipts.into_iter().next() {
@@ -412,9 +409,14 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
                         self.stopping.insert(*number);
                     }
                 }
-                Outcome::Refused(_) => {
+                Ok(Outcome::Refused(_)) => {
                     attempt.registered.stop(StopReason::LeaseLost);
                     self.stopping.insert(*number);
+                }
+                Err(error) => {
+                    let task = &attempt.lease.task;
+                    tracing::warn!(worker = %self.config.id, %task, ?error, "the renewal failed and will be repeated");
+                    self.renew_at(*number, now + self.config.lease / 12);
                 }
             }
         }
@@ -445,7 +447,9 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
         let mut asked_to_stop = Vec::new();
         for (number, Live { attempt, .. }) in &self.attempts {
             let Some(head) = heads.get(&attempt.lease.task) else { continue };
-            if head.state != State::Running || head.fence != attempt.lease.fence {
+            // Under a lower fence the answer is older than this attempt.
+            let ended = head.fence == attempt.lease.fence && head.state != State::Running;
+            if head.fence > attempt.lease.fence || ended {
                 attempt.registered.stop(StopReason::LeaseLost);
                 self.stopping.insert(*number);
             } else if head.cancel_requested && attempt.registered.orders().stop.is_none() {
@@ -486,6 +490,26 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
             }
         }
     }
+}
+
+/// Applies batches in one call if possible. Where somebody holds the row of one, or one can't be stored, the call is
+/// halved until the culprit stands alone: the others' leases must not lapse for it.
+async fn in_parts<S: Storage>(storage: &S, batches: &[Batch]) -> Vec<Result<Outcome, Error>> {
+    let mut answers = Vec::with_capacity(batches.len());
+    let mut parts = vec![batches];
+    while let Some(part) = parts.pop() {
+        match storage.apply(part).await {
+            Ok(outcomes) => answers.extend(outcomes.into_iter().map(Ok)),
+            Err(error) => match error.kind() {
+                ErrorKind::Contended | ErrorKind::Rejected if part.len() > 1 => {
+                    let (first, rest) = part.split_at(part.len() / 2);
+                    parts.extend([rest, first]);
+                }
+                _ => answers.extend(part.iter().map(|_| Err(error.clone()))),
+            },
+        }
+    }
+    answers
 }
 
 /// Waits for the order to drain, once.

@@ -157,9 +157,14 @@ async fn serve<S: Storage>(
         }
     };
     let (engine, commits) = Engine::new(storage, TokioClock);
-    tokio::spawn(commits);
+    let commits = tokio::spawn(commits);
     if opened.send(Ok(engine)).is_ok() {
-        // Nothing is ever sent: the sender is dropped with the last host.
-        let _ = stopped.await;
+        tokio::select! {
+            // Nothing is ever sent: the sender is dropped with the last host.
+            _ = stopped => {}
+            // The engine lives as long as the host does, so this is a bug. Better a crash, after which leases lapse,
+            // than a worker that renews them and can settle nothing.
+            ended = commits => tracing::error!(?ended, "the committer ended; this host ends as after a crash"),
+        }
     }
 }

@@ -29,7 +29,7 @@ const CALL_TIME_MAX: Duration = Duration::from_secs(15);
 /// How long a statement may run on the server: shorter than a call, so that most often the answer is definite.
 const STATEMENT_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a claim, or a call that stands alone, waits for a lock that somebody else holds.
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
+const LOCK_WAIT_MAX: Duration = Duration::from_millis(200);
 /// How long a sent byte may stay unacknowledged, and how often an idle connection is probed, until it counts as dead.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_secs(5);

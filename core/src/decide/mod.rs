@@ -206,12 +206,16 @@ pub fn unrecordable(lease: &Lease, why: &str, entered: Option<Duration>) -> Tran
     attempt_transition(lease, change)
 }
 
+/// The longest error text that is kept, in characters.
+const TEXT_CHARS_MAX: usize = 16_384;
+
 /// Text that every store takes.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c == '\0' { '\u{fffd}' } else { c }).take(4096).collect()
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c == '\0' { '\u{fffd}' } else { c }).take(TEXT_CHARS_MAX).collect()
 }
 
-fn attempt_transition(lease: &Lease, change: Change) -> Transition {
+fn attempt_transition(lease: &Lease, mut change: Change) -> Transition {
+    change.error = change.error.map(|error| printable(&error));
     let guard = Guard {
         from: States::RUNNING,
         fence: Some(lease.fence),

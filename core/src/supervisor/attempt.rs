@@ -80,7 +80,8 @@ async fn execute<C: Clock>(
     let mut stopped = pin!(stopped.stopped().fuse());
     let mut timeout = pin!(clock.sleep(lease.timeout).fuse());
     let reason = select_biased! {
-        verdict = call => return (Some(verdict), None),
+        // It may have been told to stop, and have been quicker than we are to hear it.
+        verdict = call => return (Some(verdict), attempt.registered.orders().stop),
         reason = stopped => reason,
         () = timeout => StopReason::Timeout(lease.timeout),
     };
