@@ -15,6 +15,8 @@ use steadfast_core::task::{Backoff, NewTask, OnConflict, OnParentFailure, Parent
 use steadfast_sim::storage::flaws::Flaw;
 
 use super::serial::Call;
+use State::{Blocked, Cancelled, Ready, Running, Succeeded};
+use Turn::{Commit, First, Rest, RollBack};
 
 /// What one caller does in a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +133,210 @@ pub fn claim_text(answer: &Result<Claimed, Error>) -> String {
     }
 }
 
+const A: usize = 0;
+const B: usize = 1;
+
+/// All of them.
+#[must_use]
+pub fn table() -> Vec<Interleaving> {
+    [children(), claims(), attempts(), slots(), keys()].into_iter().flatten().collect()
+}
+
+/// A child and its parents.
+fn children() -> Vec<Interleaving> {
+    vec![
+        plain(
+            "B3 add a child, then complete its parent",
+            running("p"),
+            [put(child("c", &["p"])), settle("p")],
+            waits(A),
+            ["applied", "applied"],
+            vec![("p", Succeeded), ("c", Ready)],
+        ),
+        plain(
+            "B3 complete a parent, then add a child",
+            running("p"),
+            [put(child("c", &["p"])), settle("p")],
+            waits(B),
+            ["applied", "applied"],
+            vec![("p", Succeeded), ("c", Ready)],
+        ),
+        Interleaving {
+            flaw: Some(Flaw::NoShareLockOnParents),
+            ..plain(
+                "B1 without the lock the child is stranded",
+                running("p"),
+                [put(child("c", &["p"])), settle("p")],
+                vec![(A, First), (B, First), (B, Rest), (B, Commit), (A, Rest), (A, Commit)],
+                ["applied", "applied"],
+                vec![("p", Succeeded), ("c", Blocked)],
+            )
+        },
+        plain(
+            "B7 two parents end at once",
+            vec![put(task("p1")), put(task("p2")), put(child("c", &["p1", "p2"])), claim(2)],
+            [settle("p1"), settle("p2")],
+            vec![(A, First), (B, First), (A, Rest), (B, Rest), (A, Commit), (B, Commit)],
+            ["applied", "applied"],
+            vec![("c", Ready)],
+        ),
+    ]
+}
+
+/// Claims, and what runs at once.
+fn claims() -> Vec<Interleaving> {
+    vec![
+        plain(
+            "A4 two claims skip what the other has locked",
+            vec![put(task("t1")), put(task("t2"))],
+            [claim(1), claim(1)],
+            vec![(A, First), (A, Rest), (B, First), (B, Rest), (A, Commit), (B, Commit)],
+            ["t1", "t2"],
+            vec![("t1", Running), ("t2", Running)],
+        ),
+        plain(
+            "D6 the limit's row is locked, then what runs is counted",
+            limited(),
+            [claim(1), claim(1)],
+            waits(A),
+            ["t1", ""],
+            vec![("t1", Running), ("t2", Ready)],
+        ),
+        Interleaving {
+            flaw: Some(Flaw::LimitCountedBeforeLock),
+            ..plain(
+                "D6 what runs is counted in the statement that waits for the lock",
+                limited(),
+                [claim(1), claim(1)],
+                waits(A),
+                ["t1", "t2"],
+                vec![("t1", Running), ("t2", Running)],
+            )
+        },
+    ]
+}
+
+/// Who has the last word about an attempt.
+fn attempts() -> Vec<Interleaving> {
+    vec![
+        plain(
+            "a settling, then a rescue of the same task",
+            lapsed("t"),
+            [settle("t"), rescue("t")],
+            waits(A),
+            ["applied", "stale"],
+            vec![("t", Succeeded)],
+        ),
+        plain(
+            "a rescue, then a settling of the same task",
+            lapsed("t"),
+            [settle("t"), rescue("t")],
+            waits(B),
+            ["stale", "applied"],
+            vec![("t", Ready)],
+        ),
+        plain(
+            "a renewal, then a rescue",
+            lapsed("t"),
+            [renew("t"), rescue("t")],
+            waits(A),
+            ["applied", "stale"],
+            vec![("t", Running)],
+        ),
+        plain(
+            "a rescue, then a renewal",
+            lapsed("t"),
+            [renew("t"), rescue("t")],
+            waits(B),
+            ["stale", "applied"],
+            vec![("t", Ready)],
+        ),
+    ]
+}
+
+/// A slot's holder and the newcomer.
+fn slots() -> Vec<Interleaving> {
+    vec![
+        plain(
+            "a replacing, then the holder's settling",
+            vec![put(slotted("old")), claim(1)],
+            [replace("old", "new"), settle("old")],
+            waits(A),
+            ["applied", "stale"],
+            vec![("old", Cancelled), ("new", Ready)],
+        ),
+        plain(
+            "the holder's settling, then a replacing",
+            vec![put(slotted("old")), claim(1)],
+            [replace("old", "new"), settle("old")],
+            waits(B),
+            ["stale", "applied"],
+            vec![("old", Succeeded)],
+        ),
+    ]
+}
+
+/// A key whose first inserter is still under way.
+fn keys() -> Vec<Interleaving> {
+    vec![
+        plain(
+            "D9 a key whose inserter rolls back",
+            Vec::new(),
+            [put(keyed("t1", 0)), put(keyed("t2", 0))],
+            vec![(A, First), (B, First), (A, Rest), (A, RollBack), (B, Rest), (B, Commit)],
+            ["rolled back", "applied"],
+            vec![("t2", Ready)],
+        ),
+        plain(
+            "D9 a key whose inserter commits the same request",
+            Vec::new(),
+            [put(keyed("t1", 0)), put(keyed("t2", 0))],
+            waits(A),
+            ["applied", "already"],
+            vec![("t1", Ready)],
+        ),
+        plain(
+            "D9 a key whose inserter commits another request",
+            Vec::new(),
+            [put(keyed("t1", 0)), put(keyed("t2", 1))],
+            waits(A),
+            ["applied", "key taken"],
+            vec![("t1", Ready)],
+        ),
+    ]
+}
+
+fn plain(
+    name: &'static str,
+    setup: Vec<Call>,
+    calls: [Call; 2],
+    turns: Vec<(usize, Turn)>,
+    answers: [&'static str; 2],
+    ends: Vec<(&'static str, State)>,
+) -> Interleaving {
+    Interleaving { name, setup, calls, turns, flaw: None, answers, ends }
+}
+
+/// One goes first, and the other waits for it to end.
+fn waits(first: usize) -> Vec<(usize, Turn)> {
+    let second = 1 - first;
+    vec![(first, First), (second, First), (first, Rest), (first, Commit), (second, Rest), (second, Commit)]
+}
+
+fn running(name: &str) -> Vec<Call> {
+    vec![put(task(name)), claim(1)]
+}
+
+fn lapsed(name: &str) -> Vec<Call> {
+    [running(name), vec![Call::Advance(Duration::from_secs(31))]].concat()
+}
+
+/// Two ready tasks in a queue that lets one run.
+fn limited() -> Vec<Call> {
+    let limit = QueueLimit { queue: Queue::default_queue(), concurrency: Some(1) };
+    vec![put(task("t1")), put(task("t2")), Call::Apply(vec![Batch::from(Step::Limit(limit))])]
+}
+
 fn task(name: &str) -> NewTask {
     NewTask::new(TaskId::trusted(name), Kind::trusted("scan"), *b"{}")
 }
@@ -196,176 +402,4 @@ fn replace(holder: &str, newcomer: &str) -> Call {
 
 fn keyed(name: &str, priority: i16) -> NewTask {
     NewTask { key: Some(Key::trusted("k")), priority, ..task(name) }
-}
-
-/// All of them.
-#[must_use]
-pub fn table() -> Vec<Interleaving> {
-    use State::{Blocked, Cancelled, Ready, Running, Succeeded};
-    use Turn::{Commit, First, Rest, RollBack};
-    let (a, b) = (0, 1);
-    let running = |name: &str| vec![put(task(name)), claim(1)];
-    let lapsed = |name: &str| [running(name), vec![Call::Advance(Duration::from_secs(31))]].concat();
-    let limited = || {
-        let limit = QueueLimit { queue: Queue::default_queue(), concurrency: Some(1) };
-        vec![put(task("t1")), put(task("t2")), Call::Apply(vec![Batch::from(Step::Limit(limit))])]
-    };
-    // One goes first, the other waits for it to end.
-    let waits = |first: usize| {
-        let second = 1 - first;
-        vec![
-            (first, First),
-            (second, First),
-            (first, Rest),
-            (first, Commit),
-            (second, Rest),
-            (second, Commit),
-        ]
-    };
-    let add = || put(child("c", &["p"]));
-    let plain = |name, setup, calls, turns, answers, ends| Interleaving {
-        name,
-        setup,
-        calls,
-        turns,
-        flaw: None,
-        answers,
-        ends,
-    };
-    vec![
-        plain(
-            "B3 add a child, then complete its parent",
-            running("p"),
-            [add(), settle("p")],
-            waits(a),
-            ["applied", "applied"],
-            vec![("p", Succeeded), ("c", Ready)],
-        ),
-        plain(
-            "B3 complete a parent, then add a child",
-            running("p"),
-            [add(), settle("p")],
-            waits(b),
-            ["applied", "applied"],
-            vec![("p", Succeeded), ("c", Ready)],
-        ),
-        Interleaving {
-            flaw: Some(Flaw::NoShareLockOnParents),
-            ..plain(
-                "B1 without the lock the child is stranded",
-                running("p"),
-                [add(), settle("p")],
-                vec![(a, First), (b, First), (b, Rest), (b, Commit), (a, Rest), (a, Commit)],
-                ["applied", "applied"],
-                vec![("p", Succeeded), ("c", Blocked)],
-            )
-        },
-        plain(
-            "A4 two claims skip what the other has locked",
-            vec![put(task("t1")), put(task("t2"))],
-            [claim(1), claim(1)],
-            vec![(a, First), (a, Rest), (b, First), (b, Rest), (a, Commit), (b, Commit)],
-            ["t1", "t2"],
-            vec![("t1", Running), ("t2", Running)],
-        ),
-        plain(
-            "D6 the limit's row is locked, then what runs is counted",
-            limited(),
-            [claim(1), claim(1)],
-            waits(a),
-            ["t1", ""],
-            vec![("t1", Running), ("t2", Ready)],
-        ),
-        Interleaving {
-            flaw: Some(Flaw::LimitCountedBeforeLock),
-            ..plain(
-                "D6 what runs is counted in the statement that waits for the lock",
-                limited(),
-                [claim(1), claim(1)],
-                waits(a),
-                ["t1", "t2"],
-                vec![("t1", Running), ("t2", Running)],
-            )
-        },
-        plain(
-            "a settling, then a rescue of the same task",
-            lapsed("t"),
-            [settle("t"), rescue("t")],
-            waits(a),
-            ["applied", "stale"],
-            vec![("t", Succeeded)],
-        ),
-        plain(
-            "a rescue, then a settling of the same task",
-            lapsed("t"),
-            [settle("t"), rescue("t")],
-            waits(b),
-            ["stale", "applied"],
-            vec![("t", Ready)],
-        ),
-        plain(
-            "a renewal, then a rescue",
-            lapsed("t"),
-            [renew("t"), rescue("t")],
-            waits(a),
-            ["applied", "stale"],
-            vec![("t", Running)],
-        ),
-        plain(
-            "a rescue, then a renewal",
-            lapsed("t"),
-            [renew("t"), rescue("t")],
-            waits(b),
-            ["stale", "applied"],
-            vec![("t", Ready)],
-        ),
-        plain(
-            "a replacing, then the holder's settling",
-            vec![put(slotted("old")), claim(1)],
-            [replace("old", "new"), settle("old")],
-            waits(a),
-            ["applied", "stale"],
-            vec![("old", Cancelled), ("new", Ready)],
-        ),
-        plain(
-            "the holder's settling, then a replacing",
-            vec![put(slotted("old")), claim(1)],
-            [replace("old", "new"), settle("old")],
-            waits(b),
-            ["stale", "applied"],
-            vec![("old", Succeeded)],
-        ),
-        plain(
-            "B7 two parents end at once",
-            vec![put(task("p1")), put(task("p2")), put(child("c", &["p1", "p2"])), claim(2)],
-            [settle("p1"), settle("p2")],
-            vec![(a, First), (b, First), (a, Rest), (b, Rest), (a, Commit), (b, Commit)],
-            ["applied", "applied"],
-            vec![("c", Ready)],
-        ),
-        plain(
-            "D9 a key whose inserter rolls back",
-            Vec::new(),
-            [put(keyed("t1", 0)), put(keyed("t2", 0))],
-            vec![(a, First), (b, First), (a, Rest), (a, RollBack), (b, Rest), (b, Commit)],
-            ["rolled back", "applied"],
-            vec![("t2", Ready)],
-        ),
-        plain(
-            "D9 a key whose inserter commits the same request",
-            Vec::new(),
-            [put(keyed("t1", 0)), put(keyed("t2", 0))],
-            waits(a),
-            ["applied", "already"],
-            vec![("t1", Ready)],
-        ),
-        plain(
-            "D9 a key whose inserter commits another request",
-            Vec::new(),
-            [put(keyed("t1", 0)), put(keyed("t2", 1))],
-            waits(a),
-            ["applied", "key taken"],
-            vec![("t1", Ready)],
-        ),
-    ]
 }

@@ -32,7 +32,7 @@ struct Shown {
 /// Plays calls without steps; with none, it only reads the rows.
 async fn unstepped(calls: &[Call], store: &impl Storage, clock: &ManualClock) -> Vec<String> {
     let calls = calls.iter().map(|call| (call.clone(), Answered::Text(String::new())));
-    replay(&Played { calls: calls.collect(), rows: Vec::new() }, store, clock).await.rows
+    replay(&Played { calls: calls.collect(), ..Played::default() }, store, clock).await.rows
 }
 
 /// The simulated plans, behind a gate.
@@ -59,7 +59,8 @@ impl SimulatedStage {
                     Call::Read(_) | Call::Advance(_) => unreachable!("calls that write are stepped"),
                 };
                 let given_up = text.contains("abandoned");
-                *slot.lock().unwrap() = Some(if given_up { "rolled back".into() } else { text });
+                *slot.lock().expect("not poisoned") =
+                    Some(if given_up { "rolled back".into() } else { text });
             });
             stage.nodes.push(node);
             stage.answers.push(answer);
@@ -81,7 +82,7 @@ impl Stage for SimulatedStage {
     }
 
     fn is_through(&self, caller: usize) -> bool {
-        self.answers[caller].lock().unwrap().is_some()
+        self.answers[caller].lock().expect("not poisoned").is_some()
     }
 
     fn grant(&mut self, caller: usize) {
@@ -112,7 +113,10 @@ fn on_simulated(interleaving: &Interleaving) -> Shown {
         unstepped(&interleaving.setup, &beside.storage(), &clock).await;
         let mut stage = SimulatedStage::new(&world, gate, &interleaving.calls);
         let waited = play(&mut stage, &interleaving).await;
-        let answers = stage.answers.iter().map(|answer| answer.lock().unwrap().clone().unwrap());
+        let answers = stage
+            .answers
+            .iter()
+            .map(|answer| answer.lock().expect("not poisoned").clone().expect("it works"));
         let answers = answers.collect();
         Shown { waited, answers, rows: unstepped(&[], &beside.storage(), &clock).await }
     };
@@ -142,17 +146,17 @@ fn known_interleavings_end_as_they_should_on_the_simulated_plans() {
 async fn known_interleavings_of_the_adapters_statements_agree_with_the_simulated_plans() {
     let test = "interleavings";
     let Some(server) = PostgresServer::shared(test) else { return };
-    let url = server.create_database(test).unwrap();
+    let url = server.create_database(test).expect("it works");
     let clock = ManualClock::at(START);
     let options =
         steadfast_postgres::Options { clock: Some(clock.clone()), ..steadfast_postgres::Options::new(url) };
-    let store = PostgresStorage::open(options).await.unwrap();
-    let mut beside = PostgresSession::connect(server, test).unwrap();
+    let store = PostgresStorage::open(options).await.expect("it works");
+    let mut beside = PostgresSession::connect(server, test).expect("it works");
     for interleaving in table() {
         let emptied = beside.query(
             "truncate steadfast.task, steadfast.edge, steadfast.attempt, steadfast.queue restart identity",
         );
-        assert_eq!(emptied.unwrap().message, None);
+        assert_eq!(emptied.expect("it works").message, None);
         clock.set(START);
         unstepped(&interleaving.setup, &store, &clock).await;
         let now = clock.now().as_micros();

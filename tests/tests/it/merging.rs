@@ -38,7 +38,7 @@ impl<S> Watched<S> {
     }
 
     fn sizes(&self) -> Vec<usize> {
-        self.sizes.lock().unwrap().clone()
+        self.sizes.lock().expect("not poisoned").clone()
     }
 
     /// Waits until the first call is held.
@@ -59,7 +59,7 @@ impl<S: Storage> Storage for Watched<S> {
     }
 
     async fn apply(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
-        self.sizes.lock().unwrap().push(batches.len());
+        self.sizes.lock().expect("not poisoned").push(batches.len());
         // Once it is closed it lets everybody through.
         let _ = self.gate.acquire().await;
         self.inner.apply(batches).await
@@ -94,7 +94,7 @@ fn new_task(number: usize) -> NewTask {
 /// One of a hundred merged settles has an error text that no store takes.
 async fn a_culprit_stands_alone(store: impl Storage) {
     let puts: Vec<Batch> = (0..=CALLERS).map(|n| Step::Insert(new_task(n).into()).into()).collect();
-    store.apply(&puts).await.unwrap();
+    store.apply(&puts).await.expect("it works");
     let request = ClaimRequest {
         worker: WorkerId::trusted("worker-1"),
         queues: vec![Queue::default_queue()],
@@ -102,7 +102,7 @@ async fn a_culprit_stands_alone(store: impl Storage) {
         limit: 1_000,
         lease: Duration::from_secs(600),
     };
-    let leases = store.claim(&request).await.unwrap().tasks;
+    let leases = store.claim(&request).await.expect("it works").tasks;
     let culprit = leases[42].task.clone();
     let mut settles = leases.iter().map(|lease| {
         let nul = Verdict::Fail { cause: Cause::Error, error: "nul: \0".into() };
@@ -113,7 +113,7 @@ async fn a_culprit_stands_alone(store: impl Storage) {
     let store = Watched::new(store);
     let (lane, committer) = committer::lane(store.clone(), TokioClock(Instant::now()));
     tokio::spawn(committer.run());
-    let first = lane.commit(settles.next().unwrap());
+    let first = lane.commit(settles.next().expect("it works"));
     let mut first = Box::pin(first);
     assert!(poll!(&mut first).is_pending());
     store.is_held().await;
@@ -135,17 +135,17 @@ async fn a_culprit_stands_alone(store: impl Storage) {
 
 #[tokio::test]
 async fn a_culprit_stands_alone_on_sqlite() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("it works");
     let options = steadfast_sqlite::Options::file(directory.path().join("tasks.db"));
-    a_culprit_stands_alone(SqliteStorage::open(options).unwrap()).await;
+    a_culprit_stands_alone(SqliteStorage::open(options).expect("it works")).await;
 }
 
 async fn open(test: &str) -> Option<(PostgresStorage, PostgresSession)> {
     let server = PostgresServer::shared(test)?;
-    let options = steadfast_postgres::Options::new(server.create_database(test).unwrap());
-    let store = PostgresStorage::open(options).await.unwrap();
-    let mut beside = PostgresSession::connect(server, test).unwrap();
-    assert_eq!(beside.query("set search_path = steadfast").unwrap().error, None);
+    let options = steadfast_postgres::Options::new(server.create_database(test).expect("it works"));
+    let store = PostgresStorage::open(options).await.expect("it works");
+    let mut beside = PostgresSession::connect(server, test).expect("it works");
+    assert_eq!(beside.query("set search_path = steadfast").expect("it works").error, None);
     Some((store, beside))
 }
 
@@ -179,7 +179,7 @@ async fn a_held_key_holds_up_nobody_else(test: &str, holder: Holder) {
             backoff_max, attempts_max, rescues_max, priority, state, payload) \
          values ('holder', 'scan', 'default', 'k', {digest}, 0, 0, 1, 1, 1, 3, 5, 0, 2, '')"
     );
-    assert_eq!(beside.query(&hold).unwrap().message, None);
+    assert_eq!(beside.query(&hold).expect("it works").message, None);
 
     let mut first = Box::pin(engine.submit(new_task(CALLERS)));
     assert!(poll!(&mut first).is_pending());
@@ -194,7 +194,7 @@ async fn a_held_key_holds_up_nobody_else(test: &str, holder: Holder) {
     assert!(matches!(first.await, Ok(Submitted::Accepted(_))));
     // All others are answered while the holder still holds.
     for _ in 1..CALLERS {
-        let (number, answer) = submits.next().await.unwrap();
+        let (number, answer) = submits.next().await.expect("it works");
         let Ok(Submitted::Accepted(accepted)) = answer else { panic!("{number}: {answer:?}") };
         assert!(number != 42 && accepted.is_new);
     }
@@ -204,8 +204,8 @@ async fn a_held_key_holds_up_nobody_else(test: &str, holder: Holder) {
     assert!(poll!(submits.next()).is_pending(), "the key is still held");
 
     let end = if holder == Holder::RollsBack { "rollback" } else { "commit" };
-    assert_eq!(beside.query(end).unwrap().tags, [end.to_uppercase()]);
-    let (number, answer) = submits.next().await.unwrap();
+    assert_eq!(beside.query(end).expect("it works").tags, [end.to_uppercase()]);
+    let (number, answer) = submits.next().await.expect("it works");
     assert_eq!(number, 42);
     let shown = match &answer {
         Ok(Submitted::Accepted(accepted)) => (accepted.id.as_str(), accepted.is_new),

@@ -38,11 +38,11 @@ struct Caller {
 
 impl Caller {
     fn send(&mut self, site: &'static str, sql: &str) -> Vec<Row> {
-        self.place.lock().unwrap().at = Some(site);
-        self.granted.recv().unwrap();
+        self.place.lock().expect("not poisoned").at = Some(site);
+        self.granted.recv().expect("it works");
         // The commit may have been given up meanwhile.
-        let abandoned = site == "commit" && self.place.lock().unwrap().abandoned;
-        let reply = self.session.query(if abandoned { "rollback" } else { sql }).unwrap();
+        let abandoned = site == "commit" && self.place.lock().expect("not poisoned").abandoned;
+        let reply = self.session.query(if abandoned { "rollback" } else { sql }).expect("it works");
         assert_eq!(reply.message, None, "{sql}");
         reply.rows
     }
@@ -72,7 +72,7 @@ impl Caller {
             Call::Read(_) | Call::Advance(_) => unreachable!("calls that write are stepped"),
         };
         self.send("commit", "commit");
-        let mut place = self.place.lock().unwrap();
+        let mut place = self.place.lock().expect("not poisoned");
         place.answer = Some(if place.abandoned { "rolled back".into() } else { answer });
         place.at = None;
     }
@@ -89,13 +89,15 @@ impl Caller {
         let flawed = self.flaw == Some(Flaw::LimitCountedBeforeLock);
         let lock = if flawed { &FOLDED_LIMITS } else { &s::LOCK_LIMITS };
         let locked = self.run(lock, &values);
-        let limit =
-            locked[0][1].as_deref().map(|limits| limits.trim_matches(['{', '}']).parse::<i64>().unwrap());
+        let limit = locked[0][1]
+            .as_deref()
+            .map(|limits| limits.trim_matches(['{', '}']).parse::<i64>().expect("it works"));
         self.run(&s::PROMOTE, &values);
         let mut room = i64::from(request.limit);
         if let Some(limit) = limit {
             let counted = if flawed { locked } else { self.run(&s::COUNT_RUNNING, &values) };
-            let running: i64 = counted[0].last().unwrap().as_deref().unwrap().parse().unwrap();
+            let running: i64 =
+                counted[0].last().expect("it works").as_deref().expect("it works").parse().expect("it works");
             room = room.min(limit - running);
         }
         let mut ids = Vec::new();
@@ -109,19 +111,24 @@ impl Caller {
         ids.join(" ")
     }
 
+    /// Judges steps that stand or fall together before anything of them is written.
+    fn judge_together(&mut self, values: &mut Values) -> Option<String> {
+        self.run(&s::LOCK_TASKS, values);
+        values.insert("only_together", "true".into());
+        for examine in [&s::EXAMINE_MOVES, &s::EXAMINE_INSERTS] {
+            if let Some(word) = refusal(&self.run(examine, values)[0]) {
+                return Some(word);
+            }
+        }
+        values.insert("only_together", "false".into());
+        None
+    }
+
     /// `apply`'s function for one batch: one step, or a replacing.
     fn apply(&mut self, batch: &Batch) -> String {
-        let mut values = Values::new();
-        for (name, value) in [
-            ("refused", "'{}'"),
-            ("done", "'{}'"),
-            ("stored", "'{}'"),
-            ("only_together", "false"),
-            ("m_task", "'{}'"),
-            ("r_task", "'{}'"),
-        ] {
-            values.insert(name, value.to_owned());
-        }
+        let nothing = ["refused", "done", "stored", "m_task", "r_task"];
+        let mut values: Values = nothing.into_iter().map(|name| (name, "'{}'".to_owned())).collect();
+        values.insert("only_together", "false".into());
         let together = i32::from(batch.steps.len() > 1);
         let (mut moves, mut inserts, mut renews, mut parents) = (false, false, false, false);
         for step in &batch.steps {
@@ -142,15 +149,10 @@ impl Caller {
                 Step::Limit(_) => unreachable!("limits are set before"),
             }
         }
-        if together > 0 {
-            self.run(&s::LOCK_TASKS, &values);
-            values.insert("only_together", "true".into());
-            for examine in [&s::EXAMINE_MOVES, &s::EXAMINE_INSERTS] {
-                if let Some(word) = refusal(&self.run(examine, &values)[0]) {
-                    return word;
-                }
-            }
-            values.insert("only_together", "false".into());
+        if together > 0
+            && let Some(word) = self.judge_together(&mut values)
+        {
+            return word;
         }
         let mut ended = None;
         if moves {
@@ -160,8 +162,8 @@ impl Caller {
             }
             ended.clone_from(&moved[5]);
             if moved[6].is_some() {
-                values.insert("again", text(moved[6].as_deref().unwrap()));
-                values.insert("again_attempt", text(moved[7].as_deref().unwrap()));
+                values.insert("again", text(moved[6].as_deref().expect("it works")));
+                values.insert("again_attempt", text(moved[7].as_deref().expect("it works")));
                 self.run(&s::KEEP_ATTEMPTS, &values);
             }
         }
@@ -170,7 +172,8 @@ impl Caller {
         }
         if parents {
             let found = self.run(&s::LOCK_PARENTS, &values);
-            let waiting = |row: &&Row| row[1].as_deref().unwrap().parse::<i16>().unwrap() < 4;
+            let waiting =
+                |row: &&Row| row[1].as_deref().expect("it works").parse::<i16>().expect("it works") < 4;
             values.insert("pending", format!("array[{}]", found.iter().filter(waiting).count()));
         }
         while let Some(parents) = ended.take() {
@@ -203,7 +206,7 @@ const FOLDED_LIMITS: Statement = Statement {
 
 /// The word for the first number in a column of them that isn't "nothing speaks against it".
 fn refusal(examined: &Row) -> Option<String> {
-    let what = examined[0].as_deref()?.trim_matches(['{', '}']).parse::<i16>().unwrap();
+    let what = examined[0].as_deref()?.trim_matches(['{', '}']).parse::<i16>().expect("it works");
     let word = match what {
         s::ALREADY => "already",
         s::NOT_FOUND => "not found",
@@ -315,12 +318,12 @@ impl PostgresStage {
         now: i64,
         flaw: Option<Flaw>,
     ) -> Self {
-        let control = PostgresSession::connect(server, database).unwrap();
+        let control = PostgresSession::connect(server, database).expect("it works");
         let (places, grants, processes, threads) = Default::default();
         let mut stage = Self { control, places, grants, processes, threads };
         for call in calls {
-            let mut session = PostgresSession::connect(server, database).unwrap();
-            session.query("set search_path = steadfast; set enable_seqscan = off").unwrap();
+            let mut session = PostgresSession::connect(server, database).expect("it works");
+            session.query("set search_path = steadfast; set enable_seqscan = off").expect("it works");
             stage.processes.push(session.process());
             let place = Arc::<Mutex<Place>>::default();
             let (grant, granted) = channel();
@@ -334,8 +337,11 @@ impl PostgresStage {
     }
 
     pub(crate) fn answers(self) -> Vec<String> {
-        self.threads.into_iter().for_each(|thread| thread.join().unwrap());
-        self.places.iter().map(|place| place.lock().unwrap().answer.clone().unwrap()).collect()
+        self.threads.into_iter().for_each(|thread| thread.join().expect("it works"));
+        self.places
+            .iter()
+            .map(|place| place.lock().expect("not poisoned").answer.clone().expect("it works"))
+            .collect()
     }
 
     /// Who stands before something or is through.
@@ -345,7 +351,7 @@ impl PostgresStage {
 
     fn is_blocked(&mut self, caller: usize) -> bool {
         let sql = format!("select cardinality(pg_blocking_pids({})) > 0", self.processes[caller]);
-        self.control.query(&sql).unwrap().rows[0][0].as_deref() == Some("t")
+        self.control.query(&sql).expect("it works").rows[0][0].as_deref() == Some("t")
     }
 }
 
@@ -365,19 +371,19 @@ impl Stage for PostgresStage {
     }
 
     fn at(&self, caller: usize) -> Option<&'static str> {
-        self.places[caller].lock().unwrap().at
+        self.places[caller].lock().expect("not poisoned").at
     }
 
     fn is_through(&self, caller: usize) -> bool {
-        self.places[caller].lock().unwrap().answer.is_some()
+        self.places[caller].lock().expect("not poisoned").answer.is_some()
     }
 
     fn grant(&mut self, caller: usize) {
-        self.places[caller].lock().unwrap().at = None;
-        self.grants[caller].send(()).unwrap();
+        self.places[caller].lock().expect("not poisoned").at = None;
+        self.grants[caller].send(()).expect("it works");
     }
 
     fn abandon(&mut self, caller: usize) {
-        self.places[caller].lock().unwrap().abandoned = true;
+        self.places[caller].lock().expect("not poisoned").abandoned = true;
     }
 }
