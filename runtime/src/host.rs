@@ -34,9 +34,14 @@ struct Seat {
     runtime: Handle,
     /// Whether a sweeper runs.
     sweeps: Mutex<bool>,
-    /// Dropping it ends the thread.
-    _stop: oneshot::Sender<()>,
-    ended: Mutex<Option<oneshot::Receiver<()>>>,
+    /// Until the host is closed. Dropping it ends the thread.
+    thread: Mutex<Option<Thread>>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    stop: oneshot::Sender<()>,
+    ended: oneshot::Receiver<()>,
 }
 
 /// Why a host couldn't be opened.
@@ -84,12 +89,8 @@ impl<S: Storage> Host<S> {
             let _ = ended.send(());
         })?;
         let engine = when_opened.await.map_err(|_| std::io::Error::other("it panicked while opening"))??;
-        let seat = Seat {
-            runtime: handle,
-            sweeps: Mutex::new(false),
-            _stop: stop,
-            ended: Mutex::new(Some(when_ended)),
-        };
+        let thread = Mutex::new(Some(Thread { stop, ended: when_ended }));
+        let seat = Seat { runtime: handle, sweeps: Mutex::new(false), thread };
         Ok(Self { engine, seat: Arc::new(seat) })
     }
 
@@ -133,10 +134,10 @@ impl<S: Storage> Host<S> {
     /// # Cancellation
     /// The end goes on without anybody waiting for it.
     pub async fn close(self) {
-        let ended = self.seat.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Self { engine, seat } = self;
-        drop((engine, seat));
-        if let Some(ended) = ended {
+        let thread = self.seat.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Where it was closed before there is nothing to wait for.
+        if let Some(Thread { stop, ended }) = thread {
+            drop(stop);
             let _ = ended.await;
         }
     }

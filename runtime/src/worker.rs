@@ -21,7 +21,8 @@ const RUNTIME_GONE_SNOOZE: Duration = Duration::from_secs(1);
 pub struct Worker {
     id: WorkerId,
     drain: DrainHandle,
-    supervisor: JoinHandle<()>,
+    /// Gone when its end has been told.
+    supervisor: Option<JoinHandle<()>>,
 }
 
 /// The worker ended by a bug in Steadfast: its attempts were dropped and their leases lapse.
@@ -38,7 +39,7 @@ pub struct WorkerPanicked {
 
 impl Worker {
     pub(crate) fn new(id: WorkerId, drain: DrainHandle, supervisor: JoinHandle<()>) -> Self {
-        Self { id, drain, supervisor }
+        Self { id, drain, supervisor: Some(supervisor) }
     }
 
     /// Its identity: that of this start.
@@ -69,9 +70,12 @@ impl Worker {
     /// It panicked.
     ///
     /// # Cancellation
-    /// Safe. After it has answered, it must not be called again.
+    /// Safe. A panic is told once.
     pub async fn ended(&mut self) -> Result<(), WorkerPanicked> {
-        match (&mut self.supervisor).await.map_err(JoinError::try_into_panic) {
+        let Some(supervisor) = &mut self.supervisor else { return Ok(()) };
+        let ended = supervisor.await;
+        self.supervisor = None;
+        match ended.map_err(JoinError::try_into_panic) {
             // Not a panic: the host was closed.
             Ok(()) | Err(Err(_)) => Ok(()),
             Err(Ok(panic)) => Err(WorkerPanicked { worker: self.id.clone(), message: panic_text(&*panic) }),

@@ -175,25 +175,25 @@ impl History {
         self.lock().entries.clone()
     }
 
-    /// A number that is equal for equal histories.
-    pub fn hash(&self) -> u64 {
-        struct Hashed(xxhash_rust::xxh3::Xxh3);
-        impl fmt::Write for Hashed {
-            fn write_str(&mut self, text: &str) -> fmt::Result {
-                self.0.update(text.as_bytes());
-                Ok(())
-            }
-        }
-        let mut hashed = Hashed(xxhash_rust::xxh3::Xxh3::new());
-        for entry in &self.lock().entries {
-            fmt::Write::write_fmt(&mut hashed, format_args!("{entry:?}")).expect("hashing doesn't fail");
-        }
-        hashed.0.digest()
-    }
-
     fn lock(&self) -> MutexGuard<'_, Recorded> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A number that is equal for equal histories.
+pub fn hash(entries: &[Entry]) -> u64 {
+    struct Hashed(xxhash_rust::xxh3::Xxh3);
+    impl fmt::Write for Hashed {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.update(text.as_bytes());
+            Ok(())
+        }
+    }
+    let mut hashed = Hashed(xxhash_rust::xxh3::Xxh3::new());
+    for entry in entries {
+        fmt::Write::write_fmt(&mut hashed, format_args!("{entry:?}")).expect("hashing doesn't fail");
+    }
+    hashed.0.digest()
 }
 
 impl fmt::Display for Entry {

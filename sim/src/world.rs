@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use steadfast_core::time::{Clock, Moment};
+use steadfast_core::time::{Clock, ManualClock, Moment};
 use steadfast_core::wake::{Hint, Hints, Wake};
 use steadfast_core::{State, StoreId, Timestamp};
 
@@ -87,6 +87,26 @@ impl Faults {
     }
 }
 
+/// What kind of store a world has.
+#[derive(Debug, Clone)]
+pub struct Kind {
+    /// Which real store it imitates.
+    pub profile: Profile,
+    /// The deliberate faults in its plans.
+    pub flaws: BTreeSet<Flaw>,
+    /// What may go wrong with calls. The default is nothing.
+    pub faults: Faults,
+    /// A clock set by hand, as adapters take one, in place of virtual time: for suites that judge stores.
+    pub clock: Option<ManualClock>,
+}
+
+impl Kind {
+    /// The plain store of a profile, on virtual time.
+    pub fn of(profile: Profile) -> Self {
+        Self { profile, flaws: BTreeSet::new(), faults: Faults::default(), clock: None }
+    }
+}
+
 /// The simulated store's server side, shared by all nodes.
 pub struct Server {
     pub(crate) choices: Choices,
@@ -100,6 +120,7 @@ pub struct Server {
     flaws: BTreeSet<Flaw>,
     seq: AtomicU64,
     faulty: AtomicBool,
+    clock: Option<ManualClock>,
     started: OnceLock<tokio::time::Instant>,
     turns: Wake,
     listeners: Mutex<Vec<Wake>>,
@@ -125,10 +146,15 @@ impl Server {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The store's clock: virtual time.
+    /// The store's clock: virtual time, unless it is set by hand.
     pub(crate) fn now(&self) -> Timestamp {
+        self.clock.as_ref().map_or_else(|| EPOCH + self.elapsed(), ManualClock::now)
+    }
+
+    /// Virtual time since it was asked for first.
+    fn elapsed(&self) -> Duration {
         let now = tokio::time::Instant::now();
-        EPOCH + now.duration_since(*self.started.get_or_init(|| now))
+        now.duration_since(*self.started.get_or_init(|| now))
     }
 
     fn count_clock_read(&self) {
@@ -201,12 +227,20 @@ impl World {
     /// A world with an empty store and no nodes.
     pub fn new(choices: Choices, profile: Profile, flaws: impl IntoIterator<Item = Flaw>) -> Self {
         let faults = Faults::draw(&choices);
+        let scheduler = Scheduler::new(choices.clone(), faults.set_aside);
+        let flaws = flaws.into_iter().collect();
+        Self::on(scheduler, choices, Kind { flaws, faults, ..Kind::of(profile) })
+    }
+
+    /// A world with an empty store of this kind and no nodes, on a scheduler that may have others.
+    pub fn on(scheduler: Scheduler, choices: Choices, kind: Kind) -> Self {
+        let Kind { profile, flaws, faults, clock } = kind;
         let mode = match profile {
             Profile::Postgres => Mode::Postgres,
             Profile::Sqlite => Mode::Sqlite,
         };
         let server = Server {
-            scheduler: Scheduler::new(choices.clone(), faults.set_aside),
+            scheduler,
             choices,
             profile,
             latency_odds: faults.latency,
@@ -214,9 +248,10 @@ impl World {
             history: History::new(),
             store: StoreId::trusted("simulated"),
             db: Mutex::new(Db::new(mode)),
-            flaws: flaws.into_iter().collect(),
+            flaws,
             seq: AtomicU64::new(1),
             faulty: AtomicBool::new(true),
+            clock,
             started: OnceLock::new(),
             turns: Wake::new(),
             listeners: Mutex::new(Vec::new()),
@@ -349,8 +384,7 @@ pub struct SimClock {
 impl Clock for SimClock {
     fn now(&self) -> Moment {
         self.server.count_clock_read();
-        let elapsed = self.server.now().since(EPOCH);
-        Moment::from_origin(elapsed * self.rate_percent / 100)
+        Moment::from_origin(self.server.elapsed() * self.rate_percent / 100)
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send {

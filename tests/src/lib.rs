@@ -7,3 +7,5 @@ pub mod conformance;
 pub mod postgres_server;
 pub mod postgres_session;
 pub mod random;
+pub mod settles;
+pub mod wire;

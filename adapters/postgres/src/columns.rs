@@ -88,8 +88,8 @@ columns! {
     together: bool = BOOL,
 
     m_step: Vec<i32> = INT4_ARRAY,
-    /// The batch, if it has several steps; else 0.
-    m_batch: Vec<i32> = INT4_ARRAY,
+    /// The batch, if it has several steps; else null.
+    m_batch: Sparse<i32> = INT4_ARRAY,
     m_task: Vec<&'a str> = TEXT_ARRAY,
     m_from: Vec<i16> = INT2_ARRAY,
     m_fence: Sparse<i64> = INT8_ARRAY,
@@ -109,14 +109,14 @@ columns! {
     m_entered: Sparse<i64> = INT8_ARRAY,
 
     r_step: Vec<i32> = INT4_ARRAY,
-    r_batch: Vec<i32> = INT4_ARRAY,
+    r_batch: Sparse<i32> = INT4_ARRAY,
     r_task: Vec<&'a str> = TEXT_ARRAY,
     r_fence: Vec<i64> = INT8_ARRAY,
     r_lease: Vec<i64> = INT8_ARRAY,
     r_entered: Sparse<i64> = INT8_ARRAY,
 
     i_step: Vec<i32> = INT4_ARRAY,
-    i_batch: Vec<i32> = INT4_ARRAY,
+    i_batch: Sparse<i32> = INT4_ARRAY,
     i_task: Vec<&'a str> = TEXT_ARRAY,
     i_kind: Vec<&'a str> = TEXT_ARRAY,
     i_queue: Vec<&'a str> = TEXT_ARRAY,
@@ -145,7 +145,7 @@ columns! {
     e_child: Vec<&'a str> = TEXT_ARRAY,
     e_run: Vec<bool> = BOOL_ARRAY,
 
-    l_batch: Vec<i32> = INT4_ARRAY,
+    l_batch: Sparse<i32> = INT4_ARRAY,
     l_queue: Vec<&'a str> = TEXT_ARRAY,
     l_concurrency: Vec<Option<i64>> = INT8_ARRAY,
 }
@@ -155,8 +155,8 @@ columns! {
 struct Placed<T> {
     /// Its number in the call.
     step: i32,
-    /// Its batch, if that has several steps; else 0.
-    batch: i32,
+    /// Its batch, if that has several steps.
+    batch: Option<i32>,
     what: T,
 }
 
@@ -193,7 +193,7 @@ impl<'a> Plan<'a> {
             while sorted.len() <= wave {
                 sorted.push(Sorted::default());
             }
-            let several = if batch.steps.len() > 1 { place(number) } else { 0 };
+            let several = (batch.steps.len() > 1).then(|| place(number));
             for (what, step) in batch.steps.iter().zip(&mut steps) {
                 if !twins.settles(number, step) {
                     sorted[wave].push(what, several, step);
@@ -226,7 +226,7 @@ fn flag(set: bool) -> Option<bool> {
 }
 
 impl<'a> Sorted<'a> {
-    fn push(&mut self, step: &'a Step, batch: i32, at: usize) {
+    fn push(&mut self, step: &'a Step, batch: Option<i32>, at: usize) {
         let at = number(at);
         match step {
             Step::Transition(what) => self.moves.push(Placed { step: at, batch, what }),
@@ -243,7 +243,7 @@ impl<'a> Sorted<'a> {
         let batches = self.moves.iter().map(|one| one.batch);
         let batches = batches.chain(self.renewals.iter().map(|one| one.batch));
         let batches = batches.chain(self.inserts.iter().map(|one| one.batch));
-        let together = batches.chain(self.limits.iter().map(|one| one.batch)).any(|batch| batch > 0);
+        let together = batches.chain(self.limits.iter().map(|one| one.batch)).any(|batch| batch.is_some());
         let ordered = together || !(self.moves.is_empty() || self.renewals.is_empty());
         let mut columns = Columns { clock, alone, ordered, together, ..Columns::default() };
         self.moves.iter().for_each(|one| columns.push_move(one));
@@ -322,7 +322,7 @@ impl<'a> Columns<'a> {
         self.parents = all.map(|parent| parent.id.as_str()).collect();
         self.parents.sort_unstable();
         self.parents.dedup();
-        let mut beside: BTreeMap<(i32, &str), i32> = BTreeMap::new();
+        let mut beside: BTreeMap<(Option<i32>, &str), i32> = BTreeMap::new();
         for (at, one) in inserts.iter().enumerate() {
             let task = &one.what.task;
             let mut seen: BTreeMap<&TaskId, usize> = BTreeMap::new();
@@ -341,7 +341,7 @@ impl<'a> Columns<'a> {
                 self.e_child.push(task.id.as_str());
                 self.e_run.push(run);
             }
-            if one.batch > 0 {
+            if one.batch.is_some() {
                 beside.insert((one.batch, task.id.as_str()), place(at));
             }
         }

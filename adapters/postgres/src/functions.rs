@@ -267,7 +267,7 @@ BEGIN{CHECK}
             RETURN NEXT;
         END IF;
     END IF;
-    IF cardinality(_l_batch) > 0 THEN
+    IF cardinality(_l_queue) > 0 THEN
         {SET_LIMITS};
         _ready := true;
     END IF;

@@ -88,8 +88,8 @@ impl PostgresStorage {
     /// Opens a store; makes or upgrades its schema where that is needed. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the server can't be reached; [`ErrorKind::Broken`] if the options make no sense, or
-    /// if the schema is newer than this program knows or can't be made.
+    /// [`ErrorKind::Unavailable`] if the server can't be reached; [`ErrorKind::Broken`] if the options make no sense,
+    /// or if the schema is newer than this program knows or can't be made.
     pub async fn open(options: Options) -> Result<Self, Error> {
         let broken = |why: String| Error::new(ErrorKind::Broken, why);
         check_schema(&options.schema).map_err(broken)?;
@@ -114,7 +114,9 @@ impl PostgresStorage {
         let shared = Arc::new(shared);
         let links = |count: usize| (0..count.max(1)).map(|_| Link::new(Arc::clone(&shared))).collect();
         let wake = Wake::new();
-        let listener = tokio::spawn(listener::listen(Arc::clone(&shared), wake.clone())).abort_handle();
+        let listening = listener::connect(&shared).await?;
+        let listen = listener::listen(Arc::clone(&shared), wake.clone(), listening);
+        let listener = tokio::spawn(listen).abort_handle();
         Ok(Self(Arc::new(Inner {
             store,
             clock: options.clock,
@@ -225,27 +227,31 @@ fn claimed(request: &ClaimRequest, rows: &[Row]) -> Result<Claimed, Error> {
             next_due = field::<Option<i64>>(row, 13)?.map(duration);
             continue;
         }
-        let lease = lease(row)?;
-        let queue = request.queues.iter().position(|queue| *queue == lease.queue);
-        let order = (queue, field::<i16>(row, 11)?, field::<i64>(row, 12)?);
-        leases.push((order, lease));
+        let (queue, lease) = lease(request, row)?;
+        leases.push(((queue, field::<i16>(row, 11)?, field::<i64>(row, 12)?), lease));
     }
     leases.sort_by_key(|(order, _)| *order);
     Ok(Claimed { tasks: leases.into_iter().map(|(_, lease)| lease).collect(), next_due })
 }
 
-fn lease(row: &Row) -> Result<Lease, Error> {
+/// A lease, and the place of its queue in the request. Names that the request has are shared, not made anew.
+fn lease(request: &ClaimRequest, row: &Row) -> Result<(usize, Lease), Error> {
+    let strange = || Error::new(ErrorKind::Broken, "the store leased a task that wasn't asked for");
+    let (kind, queue) = (field::<&str>(row, 2)?, field::<&str>(row, 3)?);
+    let kind = request.kinds.iter().find(|one| one.as_str() == kind).ok_or_else(strange)?;
+    let place = request.queues.iter().position(|one| one.as_str() == queue).ok_or_else(strange)?;
     let count = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
-    Ok(Lease {
+    let lease = Lease {
         task: TaskId::trusted(field::<&str>(row, 0)?),
         fence: field::<i64>(row, 1)?.cast_unsigned(),
-        kind: Kind::trusted(field::<&str>(row, 2)?),
-        queue: Queue::trusted(field::<&str>(row, 3)?),
+        kind: kind.clone(),
+        queue: request.queues[place].clone(),
         slot: field::<Option<&str>>(row, 4)?.map(Slot::trusted),
         payload: field::<&[u8]>(row, 5)?.into(),
         attempt: count(i64::from(field::<i32>(row, 6)?)),
         attempts_max: count(field(row, 7)?),
         timeout: duration(field(row, 8)?),
         backoff: Backoff { min: duration(field(row, 9)?), max: duration(field(row, 10)?) },
-    })
+    };
+    Ok((place, lease))
 }

@@ -3,7 +3,8 @@
 //!
 //! Calls on one connection are pipelined: the server carries them out one after the other, each a transaction of its
 //! own. A future that is dropped leaves its answer to the driver, which reads and discards it, so that later calls get
-//! their own. Since a call is one statement without BEGIN, there is nothing that a dropped call could leave open.
+//! their own. Since a call is one statement without BEGIN, there is nothing that a dropped call could leave open. A
+//! future that is neither polled nor dropped holds up the answers behind its own.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -87,6 +88,9 @@ fn settings(schema: &str) -> String {
         SET client_min_messages = warning;
         SET plan_cache_mode = force_generic_plan;
         SET jit = off;
+        SET enable_nestloop = on;
+        SET enable_indexscan = on;
+        SET enable_tidscan = on;
         SET enable_seqscan = off;
         SET enable_bitmapscan = off;
         SET enable_hashjoin = off;
@@ -105,6 +109,12 @@ pub(crate) async fn connect(shared: &Shared) -> Result<(Client, AbortHandle), Er
     });
     client.batch_execute(&settings(&shared.schema)).await.map_err(|error| classify(error, true).0)?;
     Ok((client, task.abort_handle()))
+}
+
+/// The error of a connection that wasn't made in time.
+pub(crate) fn too_slow() -> Error {
+    let why = format!("PostgreSQL can't be reached: no connection within {CONNECT_TIME_MAX:?}");
+    Error::new(ErrorKind::Unavailable, why)
 }
 
 /// A connection with its statements.
@@ -233,12 +243,7 @@ impl Link {
             *self.slot() = Some(Arc::clone(&session));
             Ok(session)
         };
-        timeout(CONNECT_TIME_MAX, connect).await.unwrap_or_else(|_| {
-            Err(Error::new(
-                ErrorKind::Unavailable,
-                format!("PostgreSQL can't be reached: no connection within {CONNECT_TIME_MAX:?}"),
-            ))
-        })
+        timeout(CONNECT_TIME_MAX, connect).await.unwrap_or_else(|_| Err(too_slow()))
     }
 
     fn current(&self) -> Option<Arc<Session>> {

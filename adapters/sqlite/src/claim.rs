@@ -60,6 +60,9 @@ impl<'c> Claims<'c> {
         let mut promotable = PROMOTED_MAX;
         let mut tasks = Vec::new();
         for queue in &request.queues {
+            if tasks.len() >= usize::try_from(request.limit).unwrap_or(usize::MAX) {
+                break;
+            }
             let promoted = self.promote.execute((queue.as_str(), now, promotable))?;
             promotable -= u32::try_from(promoted).expect("promoted at most PROMOTED_MAX");
             // Other workers may want what this one leaves.

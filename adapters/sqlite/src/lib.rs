@@ -33,6 +33,7 @@ use steadfast_core::{Batch, Error, ErrorKind, Outcome, Storage, StoreId};
 
 use crate::clock::StoreClock;
 use crate::reader::ReadCall;
+use crate::schema::Opened;
 use crate::threads::Threads;
 use crate::writer::WriteCall;
 
@@ -115,7 +116,7 @@ impl SqliteStorage {
     /// program's or was made by a newer version of this one, [`ErrorKind::Conflict`] where another process holds it
     /// locked for too long. The message says what to do.
     pub fn open(options: Options) -> Result<Self, Error> {
-        let (conn, store) = schema::open_writer(&options)?;
+        let Opened { conn, store, data_version } = schema::open_writer(&options)?;
         let connections = match &options.path {
             Some(path) => {
                 (0..READERS).map(|_| schema::open_reader(path, &options)).collect::<Result<_, _>>()?
@@ -138,7 +139,7 @@ impl SqliteStorage {
         };
         let writer = {
             let common = common.clone();
-            let run = move |conn: &_, calls: &_| writer::run(&common, conn, calls);
+            let run = move |conn: &_, calls: &_| writer::run(&common, conn, data_version, calls);
             Threads::start("steadfast-write", vec![conn], run)?
         };
         Ok(Self(Arc::new(Handle { readers, writer, common, options })))

@@ -22,16 +22,14 @@ pub(crate) struct ReadCall {
 /// Serves calls until every handle is gone.
 pub(crate) fn run(common: &Common, conn: &Connection, calls: &Calls<ReadCall>) {
     let mut reader = Reader::new(common, conn);
-    while let Ok(call) = calls.next(None) {
-        match &mut reader {
-            Ok(reader) => reader.serve(call),
-            Err(error) => {
-                let error = classed(format_args!("prepare statements for {}", common.name), error);
-                // A caller that is gone doesn't mind.
-                let _ = call.answer.send(Err(error));
-            }
+    calls.each(|call| match &mut reader {
+        Ok(reader) => reader.serve(call),
+        Err(error) => {
+            let error = classed(format_args!("prepare statements for {}", common.name), error);
+            // A caller that is gone doesn't mind.
+            let _ = call.answer.send(Err(error));
         }
-    }
+    });
 }
 
 /// A connection that reads, with its statements prepared.
@@ -129,7 +127,8 @@ fn tasks(conn: &Connection, filter: &TaskFilter) -> rusqlite::Result<Vec<Task>> 
         Some(State::Running) => "INDEXED BY task_running",
         Some(State::Blocked | State::Succeeded | State::Failed | State::Cancelled) | None => "",
     };
-    let mut found = format!("SELECT seq FROM task {index} CROSS JOIN request USING (seq) WHERE true");
+    let join = if filter.kind.is_some() { "CROSS JOIN request USING (seq)" } else { "" };
+    let mut found = format!("SELECT seq FROM task {index} {join} WHERE true");
     let mut values: Vec<Value> = Vec::new();
     if let Some(state) = filter.state {
         // The number itself and no parameter: that is how SQLite knows that the index serves.

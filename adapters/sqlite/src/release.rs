@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, Statement};
 use steadfast_core::decide::{EdgeOutcome, edge};
+use steadfast_core::task::OnParentFailure;
 use steadfast_core::{Cause, State, TaskId};
 
 use crate::row::{first, on_failure, optional, state, text};
@@ -37,7 +38,7 @@ impl<'c> Releases<'c> {
                  WHERE seq = ?1 AND state = 0
                  RETURNING slot, (SELECT id FROM request WHERE request.seq = task.seq)",
             )?,
-            leave_slot: conn.prepare("DELETE FROM slot WHERE name = ?1")?,
+            leave_slot: conn.prepare("DELETE FROM slot WHERE name = ?1 AND task = ?2")?,
         })
     }
 
@@ -62,7 +63,7 @@ impl<'c> Releases<'c> {
                         // A child that isn't blocked has ended before, for some other reason.
                         let Some((slot, id)) = failed else { continue };
                         if let Some(slot) = slot {
-                            self.leave_slot(&slot)?;
+                            self.leave_slot(&slot, child)?;
                         }
                         todo.push(Ended { seq: child, id, state: State::Failed });
                     }
@@ -73,16 +74,13 @@ impl<'c> Releases<'c> {
     }
 
     /// Makes room for the next holder.
-    pub(crate) fn leave_slot(&mut self, slot: &str) -> rusqlite::Result<()> {
-        let left = self.leave_slot.execute([slot])?;
+    pub(crate) fn leave_slot(&mut self, slot: &str, task: i64) -> rusqlite::Result<()> {
+        let left = self.leave_slot.execute((slot, task))?;
         assert_eq!(left, 1, "an unfinished task holds its slot");
         Ok(())
     }
 
-    fn children(
-        &mut self,
-        parent: i64,
-    ) -> rusqlite::Result<Vec<(i64, steadfast_core::task::OnParentFailure)>> {
+    fn children(&mut self, parent: i64) -> rusqlite::Result<Vec<(i64, OnParentFailure)>> {
         self.children.query_and_then([parent], |row| Ok((row.get(0)?, on_failure(row, 1)?)))?.collect()
     }
 }

@@ -12,7 +12,7 @@ use crate::{Options, Synchronous};
 
 /// How long a statement waits for a lock that another process holds, before the call fails with
 /// [`ErrorKind::Conflict`].
-pub(crate) const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How often it looks: short, because another process's commit takes well under a millisecond.
 const BUSY_POLL: Duration = Duration::from_millis(1);
 
@@ -23,10 +23,18 @@ const APPLICATION_ID: i32 = 0x5374_6661;
 const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
 
 /// The version that this program makes, and the newest that it opens.
-pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
+const VERSION: i64 = MIGRATIONS.len() as i64;
 
-/// Opens the connection that writes, creating or migrating the store, and says which store it is.
-pub(crate) fn open_writer(options: &Options) -> Result<(Connection, StoreId), Error> {
+/// The connection that writes, and what is known of the store when it is opened.
+pub(crate) struct Opened {
+    pub(crate) conn: Connection,
+    pub(crate) store: StoreId,
+    /// Rises, as this connection sees it, with every commit of another.
+    pub(crate) data_version: i64,
+}
+
+/// Opens the connection that writes, creating or migrating the store.
+pub(crate) fn open_writer(options: &Options) -> Result<Opened, Error> {
     let doing = format!("open {}", options.name());
     let mut conn = match &options.path {
         Some(path) => open_file(path, &doing)?,
@@ -42,24 +50,11 @@ pub(crate) fn open_writer(options: &Options) -> Result<(Connection, StoreId), Er
     }
     migrate(&mut conn, &doing)?;
     tune(&conn, options).map_err(|e| classed(&doing, &e))?;
-    let store = conn
-        .query_row("SELECT store FROM meta", [], |row| row.get::<_, String>(0))
-        .map_err(|e| classed(&doing, &e))?;
-    Ok((conn, StoreId::trusted(store)))
-}
-
-fn tune(conn: &Connection, options: &Options) -> rusqlite::Result<()> {
-    // The busy pages of a large store fit into 64 MiB. A checkpoint every 16 MiB writes a page that has changed often
-    // only once. The limit on the log gives back what a burst took.
-    conn.execute_batch(
-        "PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;",
-    )?;
-    if let Some(bytes) = options.bytes_max {
-        let page_bytes: u32 = conn.query_one("PRAGMA page_size", [], |row| row.get(0))?;
-        let pages = (bytes / u64::from(page_bytes)).max(1);
-        conn.query_one(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
-    }
-    Ok(())
+    let store: String =
+        conn.query_one("SELECT store FROM meta", [], |row| row.get(0)).map_err(|e| classed(&doing, &e))?;
+    let data_version =
+        conn.query_one("PRAGMA data_version", [], |row| row.get(0)).map_err(|e| classed(&doing, &e))?;
+    Ok(Opened { conn, store: StoreId::trusted(store), data_version })
 }
 
 /// Opens one of the connections that read.
@@ -124,6 +119,20 @@ fn write_ahead(conn: &Connection) -> rusqlite::Result<String> {
         }
     }
     conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+}
+
+fn tune(conn: &Connection, options: &Options) -> rusqlite::Result<()> {
+    // The busy pages of a large store fit into 64 MiB. A checkpoint every 16 MiB writes a page that has changed often
+    // only once. The limit on the log gives back what a burst took.
+    conn.execute_batch(
+        "PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;",
+    )?;
+    if let Some(bytes) = options.bytes_max {
+        let page_bytes: u32 = conn.query_one("PRAGMA page_size", [], |row| row.get(0))?;
+        let pages = (bytes / u64::from(page_bytes)).max(1);
+        conn.query_one(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+    }
+    Ok(())
 }
 
 /// Brings the schema up to date, with every other writer locked out.

@@ -60,9 +60,9 @@ CREATE TABLE task (
     CONSTRAINT "only a running task has a lease" CHECK ((state = 3) = (lease_expires_at IS NOT NULL)),
     CONSTRAINT "a given-back attempt was counted" CHECK (attempt >= 0),
     CONSTRAINT "a blocked task waits for a parent" CHECK (parents_pending >= (state = 0)),
-    CONSTRAINT "an error text has no NUL bytes" CHECK (instr(error, char(0)) = 0),
-    CONSTRAINT "a cancel reason has no NUL bytes" CHECK (instr(cancel, char(0)) = 0),
-    CONSTRAINT "an output has at most 64 MiB" CHECK (length(output) <= 67108864)
+    CONSTRAINT "an error text has no NUL bytes" CHECK (error IS NULL OR instr(error, char(0)) = 0),
+    CONSTRAINT "a cancel reason has no NUL bytes" CHECK (cancel IS NULL OR instr(cancel, char(0)) = 0),
+    CONSTRAINT "an output has at most 64 MiB" CHECK (output IS NULL OR length(output) <= 67108864)
 ) STRICT;
 -- Each also holds seq, as every index does.
 CREATE INDEX task_scheduled ON task (queue, due_at) WHERE state = 1;

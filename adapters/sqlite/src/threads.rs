@@ -4,7 +4,7 @@
 //! never notice more than that.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -94,13 +94,25 @@ impl<C> Drop for Threads<C> {
 }
 
 impl<C> Calls<C> {
-    /// The next call. Without one: a timeout after `patience`, if there is any; `Disconnected` at the end.
-    pub(crate) fn next(&self, patience: Option<Duration>) -> Result<C, RecvTimeoutError> {
-        // Nothing under this lock can panic half-way.
-        let calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match patience {
-            Some(patience) => calls.recv_timeout(patience),
-            None => calls.recv().map_err(|_| RecvTimeoutError::Disconnected),
+    /// The next call; a timeout where none comes for this long, and `Disconnected` at the end.
+    pub(crate) fn next(&self, patience: Duration) -> Result<C, RecvTimeoutError> {
+        self.lock().recv_timeout(patience)
+    }
+
+    /// Serves every call, up to the end.
+    pub(crate) fn each(&self, mut serve: impl FnMut(C)) {
+        loop {
+            // The lock is held until a call comes, and not while it is served.
+            let call = self.lock().recv();
+            match call {
+                Ok(call) => serve(call),
+                Err(_) => return,
+            }
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Receiver<C>> {
+        // Nothing under this lock can panic half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,7 +27,7 @@ impl<'c> Transitions<'c> {
     pub(crate) fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             find: conn.prepare(&format!(
-                "SELECT {FOUND} FROM task WHERE seq = (SELECT seq FROM request WHERE id = ?1)"
+                "SELECT {FOUND} FROM request CROSS JOIN task USING (seq) WHERE id = ?1"
             ))?,
             change: conn.prepare(
                 "UPDATE task SET state = ?2, rev = rev + 1, mark = ?3,
@@ -76,7 +76,7 @@ impl<'c> Transitions<'c> {
         }
         if head.state.is_terminal() {
             if let Some(slot) = &found.slot {
-                self.releases.leave_slot(slot)?;
+                self.releases.leave_slot(slot, found.seq)?;
             }
             if found.has_children {
                 let ended = Ended { seq: found.seq, id: transition.task.clone(), state: head.state };

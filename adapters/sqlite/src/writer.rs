@@ -23,6 +23,9 @@ use crate::threads::{Answer, Calls};
 /// How often the writer looks for other processes' commits, while somebody listens.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
 
+/// How often it makes sure that the store's clock is kept.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+
 /// What a caller asks of the writer, and where the answer goes.
 pub(crate) enum WriteCall {
     Claim(ClaimRequest, Answer<Claimed>),
@@ -43,26 +46,30 @@ pub(crate) struct Tx {
 }
 
 /// Serves calls until every handle is gone.
-pub(crate) fn run(common: &Common, conn: &Connection, calls: &Calls<WriteCall>) {
-    let mut writer = match Writer::new(common, conn) {
+///
+/// Listeners are told of other processes' commits after the one with this `data_version`: the store's opening.
+pub(crate) fn run(common: &Common, conn: &Connection, data_version: i64, calls: &Calls<WriteCall>) {
+    let mut writer = match Writer::new(common, conn, data_version) {
         Ok(writer) => writer,
         Err(error) => {
             // The statements don't fit the schema that was checked a moment ago. Calls are answered all the same.
             let error = classed(format_args!("prepare statements for {}", common.name), &error);
-            while let Ok(call) = calls.next(None) {
-                call.fail(&error);
-            }
-            return;
+            return calls.each(|call| call.fail(&error));
         }
     };
     let mut looked = Instant::now();
+    let mut kept = Instant::now();
     loop {
         let is_watched = common.is_watched.load(Ordering::Relaxed);
         if is_watched && looked.elapsed() >= WATCH_EVERY {
             writer.look_for_others();
             looked = Instant::now();
         }
-        match calls.next(is_watched.then_some(WATCH_EVERY)) {
+        if kept.elapsed() >= KEEP_EVERY {
+            writer.keep_clock();
+            kept = Instant::now();
+        }
+        match calls.next(if is_watched { WATCH_EVERY } else { KEEP_EVERY }) {
             Ok(call) => writer.serve(call),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
@@ -99,8 +106,7 @@ struct Writer<'c> {
 }
 
 impl<'c> Writer<'c> {
-    fn new(common: &'c Common, conn: &'c Connection) -> rusqlite::Result<Self> {
-        let mut data_version = conn.prepare("PRAGMA data_version")?;
+    fn new(common: &'c Common, conn: &'c Connection, data_version_seen: i64) -> rusqlite::Result<Self> {
         Ok(Self {
             common,
             conn,
@@ -109,8 +115,8 @@ impl<'c> Writer<'c> {
             mark: conn.prepare("SELECT clock FROM meta WHERE one = 1")?,
             set_mark: conn.prepare("UPDATE meta SET clock = ?1 WHERE one = 1")?,
             has_limits: conn.prepare("SELECT EXISTS (SELECT 1 FROM queue)")?,
-            data_version_seen: data_version.query_one([], |row| row.get(0))?,
-            data_version,
+            data_version: conn.prepare("PRAGMA data_version")?,
+            data_version_seen,
             claims: Claims::new(conn)?,
             steps: Steps::new(conn)?,
             reader: Reader::new(common, conn)?,
@@ -168,13 +174,22 @@ impl<'c> Writer<'c> {
         let mut tx = Tx { now: self.common.clock.now(mark), hint: Hint::default(), made_room: false };
         let changes = self.conn.total_changes();
         let value = work(self, &mut tx)?;
-        if self.conn.total_changes() != changes && self.common.clock.is_mark_due(tx.now, mark) {
+        let writes = self.conn.total_changes() != changes;
+        if self.common.clock.is_mark_due(tx.now, mark, writes) {
             self.set_mark.execute([tx.now.as_micros()])?;
         }
         if tx.made_room && !tx.hint.ready {
             tx.hint.ready = self.has_limits.query_one([], |row| row.get(0))?;
         }
         Ok((value, tx.hint))
+    }
+
+    /// Moves the clock's high-water mark while the host's clock is behind it.
+    fn keep_clock(&mut self) {
+        if self.common.clock.must_be_kept() {
+            // What fails now is made up for by the next call, or a second later.
+            let _ = self.transact("keep the clock of", |_, _| Ok(()));
+        }
     }
 
     /// After FULL, IOERR, NOMEM and INTERRUPT, SQLite may have rolled back by itself. Then a ROLLBACK would be an error,

@@ -42,6 +42,8 @@ pub struct Line<'a> {
     pub continues: bool,
     /// The line goes on with the next piece.
     pub cut: bool,
+    /// A newline followed: every line has one but for the last of a stream, and pieces that are cut.
+    pub newline: bool,
 }
 
 impl Line<'_> {
@@ -172,11 +174,13 @@ struct Piece<'a> {
     bytes: &'a [u8],
     continues: bool,
     cut: bool,
+    newline: bool,
 }
 
 impl<'a> Piece<'a> {
     fn from(self, stream: Stream) -> Line<'a> {
-        Line { stream, bytes: self.bytes, continues: self.continues, cut: self.cut }
+        let Self { bytes, continues, cut, newline } = self;
+        Line { stream, bytes, continues, cut, newline }
     }
 }
 
@@ -192,7 +196,7 @@ impl Splitter {
         let (line, rest) = chunk.split_at(length);
         *chunk = &rest[1..];
         let continues = std::mem::take(&mut self.continues);
-        Some(Piece { bytes: self.join(line), continues, cut: false })
+        Some(Piece { bytes: self.join(line), continues, cut: false, newline: true })
     }
 
     /// A full piece, if the line is longer than that; else keeps the chunk for later.
@@ -209,14 +213,15 @@ impl Splitter {
         let (piece, rest) = chunk.split_at(room);
         *chunk = rest;
         let continues = std::mem::replace(&mut self.continues, true);
-        Some(Piece { bytes: self.join(piece), continues, cut: true })
+        Some(Piece { bytes: self.join(piece), continues, cut: true, newline: false })
     }
 
     /// The last line, where it had no newline.
     fn finish(&mut self) -> Option<Piece<'_>> {
         self.forget_spent();
         let any = !self.partial.is_empty();
-        any.then_some(Piece { bytes: &self.partial, continues: self.continues, cut: false })
+        let continues = self.continues;
+        any.then_some(Piece { bytes: &self.partial, continues, cut: false, newline: false })
     }
 
     fn join<'a>(&'a mut self, end: &'a [u8]) -> &'a [u8] {
@@ -247,9 +252,12 @@ mod tests {
     fn split(text: &[u8], lengths: &[usize]) -> Vec<Vec<u8>> {
         let mut splitter = Splitter::default();
         let mut lines: Vec<Vec<u8>> = Vec::new();
+        let mut whole = Vec::new();
         let mut take = |piece: Piece<'_>| {
             assert!(piece.bytes.len() <= LINE_BYTES_MAX);
-            assert!(!piece.cut || piece.bytes.len() == LINE_BYTES_MAX);
+            assert!(!piece.cut || (piece.bytes.len() == LINE_BYTES_MAX && !piece.newline));
+            whole.extend_from_slice(piece.bytes);
+            whole.extend(piece.newline.then_some(b'\n'));
             match lines.last_mut() {
                 Some(line) if piece.continues => line.extend_from_slice(piece.bytes),
                 _ => lines.push(piece.bytes.to_vec()),
@@ -270,6 +278,7 @@ mod tests {
         if let Some(piece) = splitter.finish() {
             take(piece);
         }
+        assert_eq!(whole, text);
         lines
     }
 

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod host;
+
+#[cfg(unix)]
+mod exec;
 #[cfg(unix)]
 mod subprocess;
 #[cfg(target_os = "linux")]

@@ -20,6 +20,7 @@ mod p16_the_stores_clock_decides;
 mod p18_limits_hold;
 mod p20_conservation;
 
+pub mod goals;
 #[cfg(test)]
 mod made;
 

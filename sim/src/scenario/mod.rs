@@ -27,4 +27,4 @@ pub struct Scenario {
 pub const SCENARIOS: &[Scenario] = &[workers::SCENARIO];
 
 /// What one run may cost. A run that comes to rest stays far below.
-pub const BOUNDS: Bounds = Bounds { polls: 2_000_000, time: Duration::from_secs(24 * 3600) };
+pub const BOUNDS: Bounds = Bounds { polls: 2_000_000, time: Duration::from_secs(3 * 3600) };

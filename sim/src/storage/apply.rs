@@ -12,13 +12,14 @@ use steadfast_core::step::{
 };
 use steadfast_core::{Error, ErrorKind};
 
-use crate::db::{LockMode, Rows, Select, Statement};
+use crate::db::{LockMode, Mode, Rows, Select, Statement};
 
 use super::insert;
 use super::release::release;
 use super::rows::{LimitRow, RowKey, StoreRow, table};
 use super::transaction::Transaction;
 use super::transition;
+use super::waves::{Twins, as_already, waves};
 
 /// What is known of a step.
 #[derive(Debug, Clone)]
@@ -34,17 +35,32 @@ pub(super) type Place = (usize, usize);
 /// The verdicts as they become known.
 #[derive(Debug)]
 pub(super) struct Verdicts<'a> {
+    mode: Mode,
     batches: &'a [Batch],
+    waves: Vec<usize>,
+    /// The wave that is being carried out.
+    wave: usize,
     by_place: BTreeMap<Place, Verdict>,
 }
 
 impl<'a> Verdicts<'a> {
-    fn new(batches: &'a [Batch]) -> Self {
-        Self { batches, by_place: BTreeMap::new() }
+    fn new(mode: Mode, batches: &'a [Batch]) -> Self {
+        let waves = match mode {
+            Mode::Postgres => waves(batches),
+            // Its adapter goes through them one by one.
+            Mode::Sqlite => (0..batches.len()).collect(),
+        };
+        Self { mode, batches, waves, wave: 0, by_place: BTreeMap::new() }
     }
 
     pub(super) fn set(&mut self, place: Place, verdict: Verdict) {
         self.by_place.insert(place, verdict);
+    }
+
+    /// The batches of the wave that is being carried out, but for those that have been refused.
+    fn current(&self) -> impl Iterator<Item = (usize, &'a Batch)> {
+        let is_open = |(b, _): &(usize, &Batch)| self.waves[*b] == self.wave && !self.is_refused(*b);
+        self.batches.iter().enumerate().filter(is_open)
     }
 
     /// Whether a batch has been refused: nothing of it may be written any more.
@@ -56,7 +72,7 @@ impl<'a> Verdicts<'a> {
     /// The steps of a kind that are still to be done.
     fn open<T>(&self, of_kind: impl Fn(&'a Step) -> Option<&'a T>) -> Vec<(Place, &'a T)> {
         let mut open = Vec::new();
-        for (b, batch) in self.batches.iter().enumerate().filter(|(b, _)| !self.is_refused(*b)) {
+        for (b, batch) in self.current() {
             for (s, step) in batch.steps.iter().enumerate() {
                 if let (Some(step), None) = (of_kind(step), self.by_place.get(&(b, s))) {
                     open.push(((b, s), step));
@@ -83,11 +99,19 @@ impl<'a> Verdicts<'a> {
 
     fn into_outcomes(mut self) -> Vec<Outcome> {
         let outcome = |(b, batch): (usize, &Batch)| {
+            let order = |step: &usize| (rank(self.mode, &batch.steps[*step]), *step);
+            let is_refused =
+                |step: &usize| matches!(self.by_place.get(&(b, *step)), Some(Verdict::Refused(_)));
+            if let Some(step) = (0..batch.steps.len()).filter(is_refused).min_by_key(order)
+                && let Some(Verdict::Refused(why)) = self.by_place.remove(&(b, step))
+            {
+                return Outcome::Refused(Refused { step, why });
+            }
             let mut receipts = Vec::with_capacity(batch.steps.len());
             let mut applied = false;
             for step in 0..batch.steps.len() {
                 match self.by_place.remove(&(b, step)) {
-                    Some(Verdict::Refused(why)) => return Outcome::Refused(Refused { step, why }),
+                    Some(Verdict::Refused(_)) => unreachable!("there is no refused step"),
                     Some(Verdict::Applied(receipt)) => {
                         applied = true;
                         receipts.push(receipt);
@@ -105,32 +129,75 @@ impl<'a> Verdicts<'a> {
 
 /// Applies batches in one transaction.
 pub(super) async fn apply(transaction: Transaction, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
-    let mut verdicts = Verdicts::new(batches);
-    check_batches_of_several(&transaction, batches, &mut verdicts).await?;
-    let transitions = verdicts.open(as_transition);
-    let mut ended = transition::apply(&transaction, &transitions, &mut verdicts).await?;
-    let renewals = verdicts.open(as_renewal);
-    renew(&transaction, &renewals, &mut verdicts).await?;
-    // Before the inserts: an edge that is added now counts its parent as it is now, and must not be released again.
-    ended.sort_unstable();
-    let inserts = verdicts.open(as_insert);
-    insert::lock_parents(&transaction, &inserts).await?;
-    release(&transaction, ended).await?;
-    insert::apply(&transaction, batches, &inserts, &mut verdicts).await?;
-    let limits = verdicts.open(as_limit);
-    limit(&transaction, &limits, &mut verdicts).await?;
+    let mut verdicts = Verdicts::new(transaction.mode(), batches);
+    let twins = Twins::find(batches);
+    for (place, refusal) in &twins.refused {
+        verdicts.set(*place, Verdict::Refused(refusal.clone()));
+    }
+    for wave in 0..=verdicts.waves.iter().copied().max().unwrap_or(0) {
+        verdicts.wave = wave;
+        apply_wave(&transaction, batches, &twins, &mut verdicts).await?;
+    }
     if let Some(refusal) = verdicts.late_refusal() {
         return Err(Error::new(
             ErrorKind::Conflict,
             format!("overtaken between check and write: {refusal:?}"),
         ));
     }
+    transaction.commit().await?;
+    Ok(verdicts.into_outcomes())
+}
+
+/// Carries out the batches of one wave.
+async fn apply_wave(
+    transaction: &Transaction,
+    batches: &[Batch],
+    twins: &Twins,
+    verdicts: &mut Verdicts<'_>,
+) -> Result<(), Error> {
+    let is_twin = |place: Place| twins.same.iter().any(|(same, _)| *same == place);
+    check_batches_of_several(transaction, batches, &is_twin, verdicts).await?;
+    let transitions = verdicts.open(as_transition);
+    let mut ended = Vec::new();
+    match verdicts.mode {
+        Mode::Postgres => ended = transition::apply(transaction, &transitions, verdicts).await?,
+        // Its adapter goes through them one by one, and releases the children of each at once.
+        Mode::Sqlite => {
+            for one in transitions {
+                release(transaction, transition::apply(transaction, &[one], verdicts).await?).await?;
+            }
+        }
+    }
+    let renewals = verdicts.open(as_renewal);
+    renew(transaction, &renewals, verdicts).await?;
+    // Before the inserts: an edge that is added now counts its parent as it is now, and must not be released again.
+    let mut inserts = verdicts.open(as_insert);
+    inserts.retain(|(place, _)| !is_twin(*place));
+    insert::lock_parents(transaction, &inserts).await?;
+    ended.sort_unstable();
+    release(transaction, ended).await?;
+    insert::apply(transaction, batches, &inserts, verdicts).await?;
+    for (place, earlier) in &twins.same {
+        if let Some(verdict) = verdicts.by_place.get(earlier).map(as_already) {
+            verdicts.set(*place, verdict);
+        }
+    }
+    let limits = verdicts.open(as_limit);
+    limit(transaction, &limits, verdicts).await?;
     if !verdicts.open(as_insert).is_empty() {
         let why = "whoever was in an insert's way was gone when it was examined";
         return Err(Error::new(ErrorKind::Conflict, why));
     }
-    transaction.commit().await?;
-    Ok(verdicts.into_outcomes())
+    Ok(())
+}
+
+/// In which order the steps of a batch are judged, whatever order they stand in.
+fn rank(mode: Mode, step: &Step) -> u8 {
+    match (mode, step) {
+        (_, Step::Insert(_)) => 2,
+        (Mode::Postgres, Step::Renew(_)) => 1,
+        (Mode::Postgres | Mode::Sqlite, Step::Transition(_) | Step::Limit(_) | Step::Renew(_)) => 0,
+    }
 }
 
 fn as_transition(step: &Step) -> Option<&Transition> {
@@ -154,13 +221,14 @@ fn as_limit(step: &Step) -> Option<&QueueLimit> {
 async fn check_batches_of_several(
     transaction: &Transaction,
     batches: &[Batch],
+    is_twin: &impl Fn(Place) -> bool,
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
-    let several: Vec<(Place, &Step)> = batches
-        .iter()
-        .enumerate()
+    let several: Vec<(Place, &Step)> = verdicts
+        .current()
         .filter(|(_, batch)| batch.steps.len() > 1)
         .flat_map(|(b, batch)| batch.steps.iter().enumerate().map(move |(s, step)| ((b, s), step)))
+        .filter(|(place, _)| !is_twin(*place))
         .collect();
     if several.is_empty() {
         return Ok(());
@@ -178,7 +246,9 @@ async fn check_batches_of_several(
             verdicts.set(place, Verdict::Refused(refusal));
         }
     }
-    let displaced: Vec<TaskId> = transitions.iter().map(|(_, transition)| transition.task.clone()).collect();
+    let ends = transitions.iter().filter(|(_, transition)| transition.change.to.is_terminal());
+    let displaced: Vec<(usize, TaskId)> =
+        ends.map(|((batch, _), transition)| (*batch, transition.task.clone())).collect();
     let inserts: Vec<(Place, &Insert)> =
         several.iter().filter_map(|(place, step)| Some((*place, as_insert(step)?))).collect();
     insert::check(transaction, batches, &inserts, &displaced, verdicts).await

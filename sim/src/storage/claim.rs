@@ -15,12 +15,15 @@ use super::rows::{RowKey, StoreRow, table};
 use super::transaction::Transaction;
 
 /// The most scheduled tasks that one claim makes ready.
-const PROMOTED_MAX: usize = 500;
+const PROMOTED_MAX: usize = 1_000;
 
 /// Leases ready tasks in one transaction.
 pub(super) async fn claim(transaction: Transaction, request: &ClaimRequest) -> Result<Claimed, Error> {
     let mut claimed = Claimed::default();
     for queue in &request.queues {
+        if claimed.tasks.len() >= request.limit as usize {
+            break;
+        }
         promote(&transaction, queue).await?;
         let wanted = request.limit as usize - claimed.tasks.len();
         let room = room(&transaction, queue).await?.map_or(wanted, |room| room.min(wanted));

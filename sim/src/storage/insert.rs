@@ -1,15 +1,17 @@
 //! Inserts: parents are share-locked before they are read, then rows are inserted or not, then those that weren't are
 //! examined in a later statement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use steadfast_core::Error;
-use steadfast_core::name::TaskId;
+use steadfast_core::name::{Slot, TaskId};
 use steadfast_core::step::{Batch, Insert, Receipt, Refusal, Step};
-use steadfast_core::task::{Due, Task};
+use steadfast_core::task::{Backoff, Due, OnParentFailure, Task};
+use steadfast_core::time::micros;
 use steadfast_core::{Cause, State, Timestamp};
 
-use crate::db::{LockMode, Rows, Select, Statement};
+use crate::db::{LockMode, Next, Rows, Select, Statement};
 
 use super::apply::{Place, Verdict, Verdicts, by_id, head};
 use super::flaws::Flaw;
@@ -32,15 +34,15 @@ pub(super) async fn apply(
     let now = transaction.now();
     let mut rows = Vec::new();
     let mut missing = BTreeMap::new();
-    for (place, insert) in inserts {
-        match judge_parents(batches, *place, insert, &parents) {
+    for ((place, insert), judged) in inserts.iter().zip(judge_parents(batches, inserts, &parents)) {
+        match judged {
             Ok(parents) => rows.push(new_row(insert, &parents, now, transaction.next_seq())),
             Err(parent) => {
                 missing.insert(*place, parent);
             }
         }
     }
-    let inserted = by_id(transaction.run(Statement::insert_or_nothing(rows)).await?);
+    let inserted = by_id(transaction.run(insert_statement(rows)).await?);
     let mut edges = Vec::new();
     let mut left_out = Vec::new();
     // Of two inserts of one id in one call the first is the one that was made.
@@ -49,9 +51,9 @@ pub(super) async fn apply(
         match taken.remove(&insert.task.id) {
             Some(row) if !missing.contains_key(place) => {
                 verdicts.set(*place, Verdict::Applied(Receipt::Inserted(insert.task.id.clone(), head(&row))));
-                edges.extend(insert.task.parents.iter().map(|parent| {
-                    let (parent, on_failure) = (parent.id.clone(), parent.on_failure);
-                    StoreRow::Edge(EdgeRow { parent, child: insert.task.id.clone(), on_failure })
+                edges.extend(strictest(insert).map(|(parent, on_failure)| {
+                    let (parent, child) = (parent.clone(), insert.task.id.clone());
+                    StoreRow::Edge(EdgeRow { parent, child, on_failure })
                 }));
             }
             _ => left_out.push((*place, *insert)),
@@ -63,20 +65,19 @@ pub(super) async fn apply(
     examine(transaction, &left_out, &missing, &[], verdicts).await
 }
 
-/// Judges the inserts of batches of several steps before anything is written. `displaced` are the tasks that the same
-/// call moves: they may be about to leave a slot.
+/// Judges the inserts of batches of several steps before anything is written. `displaced` are the tasks that their
+/// own batches end: they are about to leave a slot.
 pub(super) async fn check(
     transaction: &Transaction,
     batches: &[Batch],
     inserts: &[(Place, &Insert)],
-    displaced: &[TaskId],
+    displaced: &[(usize, TaskId)],
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
     let parents = lock_parents(transaction, inserts).await?;
-    let missing = inserts
-        .iter()
-        .filter_map(|(place, insert)| Some((*place, judge_parents(batches, *place, insert, &parents).err()?)))
-        .collect();
+    let judged = judge_parents(batches, inserts, &parents);
+    let missing =
+        inserts.iter().zip(judged).filter_map(|((place, _), judged)| Some((*place, judged.err()?))).collect();
     examine(transaction, inserts, &missing, displaced, verdicts).await
 }
 
@@ -103,25 +104,71 @@ pub(super) async fn lock_parents(
     Ok(by_id(rows))
 }
 
-/// What the parents mean for the new task, or the one that doesn't exist.
+/// What the parents mean for each of the new tasks, or the one that doesn't exist.
 fn judge_parents(
     batches: &[Batch],
-    (batch, step): Place,
-    insert: &Insert,
+    inserts: &[(Place, &Insert)],
     found: &BTreeMap<TaskId, StoreRow>,
-) -> Result<Parents, TaskId> {
-    let mut parents = Parents::default();
-    for parent in &insert.task.parents {
-        let in_batch = batches[batch].steps[..step]
-            .iter()
-            .any(|earlier| matches!(earlier, Step::Insert(earlier) if earlier.task.id == parent.id));
-        match found.get(&parent.id) {
-            Some(row) => parents.count(&parent.id, row.as_task().state, parent.on_failure),
-            None if in_batch => parents.count(&parent.id, State::Blocked, parent.on_failure),
-            None => return Err(parent.id.clone()),
+) -> Vec<Result<Parents, TaskId>> {
+    // What fails as it is stored, for its children in the same batch.
+    let mut failed: BTreeSet<(usize, &TaskId)> = BTreeSet::new();
+    let mut judged = Vec::with_capacity(inserts.len());
+    for ((batch, step), insert) in inserts {
+        let is_beside = |id: &TaskId| {
+            let mut earlier = batches[*batch].steps[..*step].iter();
+            earlier.any(|step| matches!(step, Step::Insert(earlier) if earlier.task.id == *id))
+        };
+        let mut parents = Parents::default();
+        let mut missing = None;
+        for (parent, on_failure) in strictest(insert) {
+            let state = match found.get(parent) {
+                Some(row) => row.as_task().state,
+                None if failed.contains(&(*batch, parent)) => State::Failed,
+                None if is_beside(parent) => State::Blocked,
+                None => {
+                    missing = missing.or(Some(parent.clone()));
+                    continue;
+                }
+            };
+            parents.count(parent, state, on_failure);
         }
+        if parents.failed.is_some() {
+            failed.insert((*batch, &insert.task.id));
+        }
+        judged.push(missing.map_or(Ok(parents), Err));
     }
-    Ok(parents)
+    judged
+}
+
+/// The parents in the order in which they are named, each once: of two edges to one parent the stricter counts.
+fn strictest(insert: &Insert) -> impl Iterator<Item = (&TaskId, OnParentFailure)> {
+    let parents = &insert.task.parents;
+    let is_first = |at: usize| parents[..at].iter().all(|earlier| earlier.id != parents[at].id);
+    (0..parents.len()).filter(move |at| is_first(*at)).map(move |at| {
+        let same = parents.iter().filter(|other| other.id == parents[at].id);
+        let strictest = same.map(|other| other.on_failure).min();
+        (&parents[at].id, strictest.unwrap_or(parents[at].on_failure))
+    })
+}
+
+/// Inserts what no other row is in the way of. A task that fails as it is stored is in no index of slots; all the same
+/// it is not stored while somebody holds its slot.
+fn insert_statement(rows: Vec<StoreRow>) -> Statement<StoreRow> {
+    let slot_of = |row: &StoreRow| row.as_task().slot.clone().filter(|_| row.is_in(State::Failed));
+    let wanted: BTreeSet<Slot> = rows.iter().filter_map(slot_of).collect();
+    if wanted.is_empty() {
+        return Statement::insert_or_nothing(rows);
+    }
+    let holds_one = move |row: &StoreRow| {
+        let task = row.as_task();
+        !task.state.is_terminal() && task.slot.as_ref().is_some_and(|slot| wanted.contains(slot))
+    };
+    let holders = Select::new(Rows::all(table::TASK).filter(holds_one));
+    Statement::select(holders).then(move |holders| {
+        let held: BTreeSet<Slot> = holders.iter().filter_map(|row| row.as_task().slot.clone()).collect();
+        let is_free = |row: &StoreRow| slot_of(row).is_none_or(|slot| !held.contains(&slot));
+        Next::Run(Statement::insert_or_nothing(rows.into_iter().filter(is_free).collect::<Vec<_>>()))
+    })
 }
 
 /// Tells which of the inserts that weren't made had been before, and why the others are refused. Without
@@ -130,7 +177,7 @@ async fn examine(
     transaction: &Transaction,
     left_out: &[(Place, &Insert)],
     missing: &BTreeMap<Place, TaskId>,
-    displaced: &[TaskId],
+    displaced: &[(usize, TaskId)],
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
     if left_out.is_empty() {
@@ -145,7 +192,7 @@ async fn examine(
     for (place, insert) in left_out {
         let by_key = insert.task.key.clone().and_then(|key| holder(UniqueKey::Key(key)));
         let by_slot = insert.task.slot.as_ref().and_then(|(slot, _)| holder(UniqueKey::Slot(slot.clone())));
-        let by_slot = by_slot.filter(|row| !displaced.contains(&row.as_task().id));
+        let by_slot = by_slot.filter(|row| !displaced.contains(&(place.0, row.as_task().id.clone())));
         let verdict = match (by_ids.get(&insert.task.id), by_key, missing.get(place), by_slot) {
             (Some(row), ..) if row.as_task().digest == insert.digest => already(row),
             (Some(row), ..) => Verdict::Refused(Refusal::IdTaken(head(row))),
@@ -210,12 +257,17 @@ fn new_row(insert: &Insert, parents: &Parents, now: Timestamp, seq: u64) -> Stor
         finished_at: parents.failed.as_ref().map(|_| now),
         lease_expires_at: None,
         worker: None,
-        timeout: new.timeout,
-        backoff: new.backoff,
+        timeout: kept(new.timeout),
+        backoff: Backoff { min: kept(new.backoff.min), max: kept(new.backoff.max) },
         cancel: None,
         parents_pending: parents.pending,
         digest: insert.digest,
         mark: 0,
     };
     StoreRow::task(task, seq)
+}
+
+/// A duration as stores keep it.
+fn kept(duration: Duration) -> Duration {
+    Duration::from_micros(u64::try_from(micros(duration)).unwrap_or(0))
 }

@@ -13,6 +13,7 @@ mod release;
 pub mod rows;
 mod transaction;
 mod transition;
+mod waves;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -181,8 +182,12 @@ impl Storage for SimStorage {
     }
 
     async fn read(&self, query: &Query) -> Result<View, Error> {
-        let (server, query) = (self.server.clone(), query.clone());
-        self.call("read", false, async move { Ok(read::read(&server, &query)) }).await
+        let (server, actor, query) = (self.server.clone(), self.actor(), query.clone());
+        let plan = async move {
+            transaction::point(&server, "read", actor).await;
+            Ok(read::read(&server, &query))
+        };
+        self.call("read", false, plan).await
     }
 
     fn hints(&self) -> Hints {

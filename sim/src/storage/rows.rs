@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use steadfast_core::name::{Key, Queue, Slot, TaskId};
-use steadfast_core::task::{Attempt, Fence, OnParentFailure, State, Task};
+use steadfast_core::task::{Attempt, Fence, OnParentFailure, PAYLOAD_BYTES_MAX, State, Task};
 
 use crate::db::{Row, Table};
 
@@ -133,7 +133,12 @@ impl Row for StoreRow {
 
     fn check(&self) -> Result<(), &'static str> {
         let has_nul = |text: &Option<String>| text.as_ref().is_some_and(|text| text.contains('\0'));
+        let is_large = |bytes: &[u8]| bytes.len() > PAYLOAD_BYTES_MAX;
         match self {
+            StoreRow::Task(row) if is_large(&row.task.payload) => Err("a payload over 64 MiB"),
+            StoreRow::Task(row) if row.task.output.as_ref().is_some_and(|output| is_large(output)) => {
+                Err("an output over 64 MiB")
+            }
             StoreRow::Task(row) if has_nul(&row.task.error) || has_nul(&row.task.cancel) => {
                 Err("text has a NUL")
             }

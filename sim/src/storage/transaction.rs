@@ -140,6 +140,11 @@ impl Transaction {
         }
     }
 
+    /// Which database this is.
+    pub(super) fn mode(&self) -> Mode {
+        self.server.db().mode()
+    }
+
     /// The store's clock.
     pub(super) fn now(&self) -> Timestamp {
         self.server.now()
@@ -154,14 +159,17 @@ impl Transaction {
         self.server.has(flaw)
     }
 
-    /// A place where others may come in between.
     async fn point(&self, site: &'static str) {
-        let choices = &self.server.choices;
-        match choices.depart(Stream::Storage, site, self.actor, self.server.latency_odds, 4) {
-            0 => {}
-            1 | 2 => yield_now().await,
-            slow => tokio::time::sleep(Duration::from_millis(u64::from(slow))).await,
-        }
+        point(&self.server, site, self.actor).await;
+    }
+}
+
+/// A place where others may come in between.
+pub(super) async fn point(server: &Server, site: &'static str, actor: u64) {
+    match server.choices.depart(Stream::Storage, site, actor, server.latency_odds, 4) {
+        0 => {}
+        1 | 2 => yield_now().await,
+        slow => tokio::time::sleep(Duration::from_millis(u64::from(slow))).await,
     }
 }
 

@@ -12,3 +12,4 @@ pub mod generator;
 pub mod on_kernel;
 pub mod on_postgres;
 pub mod on_sqlite;
+pub mod serial;

@@ -1,5 +1,14 @@
 //! Steadfast's tests that need more than one crate, in one binary.
 
+// In a test an unwrap is an assertion.
+#![allow(clippy::unwrap_used)]
+
 mod certification;
 mod conformance;
+mod simulation;
+mod merging;
 mod postgres_server;
+mod settles;
+mod tidy;
+mod steps;
+mod wire;

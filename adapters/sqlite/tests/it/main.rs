@@ -1,6 +1,7 @@
 //! What is SQLite's own. The contract itself is checked by the conformance suite in `tests/`.
 
 mod opening;
+mod processes;
 mod sharing;
 mod time;
 mod trouble;
@@ -61,8 +62,12 @@ async fn submit(storage: &SqliteStorage, task: NewTask) -> Head {
 }
 
 async fn claim(storage: &SqliteStorage, limit: u32) -> Claimed {
+    claim_as(storage, WorkerId::trusted("w1"), limit).await
+}
+
+async fn claim_as(storage: &SqliteStorage, worker: WorkerId, limit: u32) -> Claimed {
     let request = ClaimRequest {
-        worker: WorkerId::trusted("w1"),
+        worker,
         queues: vec![Queue::default_queue()],
         kinds: vec![Kind::trusted("scan")],
         limit,

@@ -1,0 +1,7 @@
+//! What is PostgreSQL's own. What every storage must do is in the conformance suite.
+
+mod bench;
+mod connections;
+mod locks;
+mod schema;
+mod statements;

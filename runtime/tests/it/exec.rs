@@ -1,0 +1,188 @@
+//! Tasks as commands: what the subprocess contract makes of an attempt.
+
+use std::time::Duration;
+
+use steadfast::core::engine::Cancelled;
+use steadfast::exec::{Exec, Observer, Options};
+use steadfast::subprocess::{Control, Exit, GuardExe, Line, LineSink};
+use steadfast::{Cause, Context, Handlers, Host, NewTask, Slot, State, Task, TaskId, WorkerConfig};
+use tokio::sync::mpsc;
+
+use crate::host::{ended, host, kind, once, submit};
+
+fn options(grace: Duration) -> Options {
+    let mut options = Options::new(grace);
+    options.guard = GuardExe::at(env!("CARGO_BIN_EXE_steadfast-guard"));
+    options
+}
+
+/// The kind `sh`: its payload is a script.
+fn shell(config: &WorkerConfig) -> Exec {
+    Exec::new("sh", ["-c", "exec sh -c \"$(cat)\""], None, options(config.grace))
+}
+
+async fn end_of(script: &str) -> Task {
+    let host = host().await;
+    let config = host.worker_config();
+    let _worker = host.work(Handlers::new().with(kind("sh"), shell(&config)), config);
+    let id = submit(&host, once("sh", script.as_bytes())).await;
+    ended(&host, &id).await
+}
+
+/// Tells each line as it comes.
+struct Lines(mpsc::Sender<String>);
+
+struct Sink(mpsc::Sender<String>);
+
+impl Observer for Lines {
+    type Lines = Sink;
+
+    fn lines(&self, _: &Context) -> Sink {
+        Sink(self.0.clone())
+    }
+
+    fn started(&self, _: &Context, _: Control) {}
+
+    fn ended(&self, _: &Context, _: &Exit) {}
+}
+
+impl LineSink for Sink {
+    async fn line(&mut self, line: Line<'_>) {
+        let _ = self.0.send(String::from_utf8_lossy(line.bytes).into_owned()).await;
+    }
+}
+
+/// A host whose worker runs one script that has printed its first line.
+async fn started(task: NewTask, change: impl FnOnce(&mut WorkerConfig)) -> (Host, TaskId, steadfast::Worker) {
+    let host = host().await;
+    let mut config = host.worker_config();
+    change(&mut config);
+    let (lines, mut first) = mpsc::channel(100);
+    let handler = shell(&config).observed_by(Lines(lines));
+    let worker = host.work(Handlers::new().with(kind("sh"), handler), config);
+    let id = submit(&host, task).await;
+    first.recv().await.expect("a first line");
+    // Whatever else it prints is read on.
+    tokio::spawn(async move { while first.recv().await.is_some() {} });
+    (host, id, worker)
+}
+
+#[tokio::test]
+async fn the_command_knows_its_task_and_its_output_is_the_file() {
+    let host = host().await;
+    let config = host.worker_config();
+    let mut options = options(config.grace);
+    options.server = Some("http://here:1".into());
+    let script = "echo not this; printf '%s %s %s %s %s %s' $STEADFAST_TASK_ID $STEADFAST_ATTEMPT $STEADFAST_FENCE \
+                  $STEADFAST_SLOT $STEADFAST_SERVER \"$(cat)\" > $STEADFAST_OUTPUT";
+    let handler = Exec::new("sh", ["-c", script], None, options);
+    let _worker = host.work(Handlers::new().with(kind("sh"), handler), config);
+    let mut task = once("sh", b"{\"a\":  1}");
+    let slot = Slot::new("user:7").unwrap();
+    task.slot = Some((slot, steadfast::core::task::OnConflict::Reject));
+    let id = submit(&host, task).await;
+    let task = ended(&host, &id).await;
+    let expected = format!("{id} 1 1 user:7 http://here:1 {{\"a\":  1}}");
+    assert_eq!(task.output.as_deref(), Some(expected.as_bytes()), "{task:?}");
+}
+
+#[tokio::test]
+async fn each_end_has_its_state_cause_and_reason() {
+    for (script, state, cause, error) in [
+        ("exit 0", State::Succeeded, Cause::Done, None),
+        ("exit 3", State::Failed, Cause::ExitCode, Some("exit code 3")),
+        (
+            "echo oh no >&2; exit 1",
+            State::Failed,
+            Cause::ExitCode,
+            Some("exit code 1; its last words: oh no"),
+        ),
+        ("exit 65", State::Failed, Cause::ExitCode, Some("exit code 65 (EX_DATAERR): failed for good")),
+        ("kill -9 $$", State::Failed, Cause::Signal, Some("ended by SIGKILL")),
+        (
+            "head -c 2000000 /dev/zero > $STEADFAST_OUTPUT",
+            State::Failed,
+            Cause::Unrecordable,
+            Some("the command succeeded, but wrote 2000000 bytes to STEADFAST_OUTPUT; 1048576 are allowed"),
+        ),
+    ] {
+        let task = end_of(script).await;
+        assert_eq!((task.state, task.cause), (state, Some(cause)), "{script}: {task:?}");
+        assert_eq!(task.error.as_deref(), error, "{script}");
+    }
+}
+
+#[tokio::test]
+async fn a_failed_attempt_is_followed_by_another_unless_it_failed_for_good() {
+    for (code, attempts) in [(1, 3), (65, 1)] {
+        let host = host().await;
+        let config = host.worker_config();
+        let _worker = host.work(Handlers::new().with(kind("sh"), shell(&config)), config);
+        let mut task = once("sh", format!("exit {code}").as_bytes());
+        task.attempts_max = 3;
+        task.backoff.min = Duration::from_millis(1);
+        let id = submit(&host, task).await;
+        assert_eq!(ended(&host, &id).await.attempt, attempts);
+    }
+}
+
+#[tokio::test]
+async fn exit_75_gives_the_attempt_back() {
+    let host = host().await;
+    let config = host.worker_config();
+    let _worker = host.work(Handlers::new().with(kind("sh"), shell(&config)), config);
+    let mut task =
+        once("sh", b"[ $STEADFAST_FENCE -ge 3 ] || exit 75; printf $STEADFAST_ATTEMPT > $STEADFAST_OUTPUT");
+    task.backoff.min = Duration::from_millis(1);
+    let id = submit(&host, task).await;
+    let task = ended(&host, &id).await;
+    assert_eq!((task.state, task.attempt, task.fence), (State::Succeeded, 1, 3));
+    assert_eq!(task.output.as_deref(), Some(&b"1"[..]));
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_be_started_says_why() {
+    let host = host().await;
+    let config = host.worker_config();
+    let handler = Exec::new("steadfast-no-such-program", [""; 0], None, options(config.grace));
+    let _worker = host.work(Handlers::new().with(kind("missing"), handler), config);
+    let id = submit(&host, once("missing", b"")).await;
+    let task = ended(&host, &id).await;
+    assert_eq!((task.state, task.cause), (State::Failed, Some(Cause::NotStarted)));
+    assert!(task.error.unwrap().contains("no such program"));
+}
+
+#[tokio::test]
+async fn a_cancelled_command_may_clean_up() {
+    let script = b"trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done";
+    let (host, id, _worker) = started(once("sh", script), |_| {}).await;
+    assert_eq!(host.engine().cancel(&id, "enough").await.unwrap(), Cancelled::Requested);
+    let task = ended(&host, &id).await;
+    assert_eq!((task.state, task.error.as_deref()), (State::Cancelled, Some("enough")));
+}
+
+#[tokio::test]
+async fn a_command_that_takes_too_long_is_ended_however_it_resists() {
+    let mut task = once("sh", b"trap '' TERM; echo ready; while :; do sleep 0.01; done");
+    task.timeout = Duration::from_millis(300);
+    let (host, id, _worker) = started(task, |config| config.grace = Duration::from_millis(300)).await;
+    let task = ended(&host, &id).await;
+    assert_eq!((task.state, task.cause), (State::Failed, Some(Cause::Timeout)));
+}
+
+#[tokio::test]
+async fn a_drained_worker_gives_its_commands_back() {
+    let (host, id, worker) = started(once("sh", b"echo ready; sleep 1000"), |_| {}).await;
+    worker.drain().await.unwrap();
+    let task = host.engine().task(&id).await.unwrap().unwrap();
+    assert_eq!((task.state, task.cause, task.attempt), (State::Ready, Some(Cause::Drained), 0));
+}
+
+#[tokio::test]
+async fn a_command_outlives_several_leases() {
+    let script = b"echo ready; sleep 2; printf done > $STEADFAST_OUTPUT";
+    let (host, id, _worker) =
+        started(once("sh", script), |config| config.lease = Duration::from_millis(500)).await;
+    let task = ended(&host, &id).await;
+    assert_eq!((task.state, task.fence), (State::Succeeded, 1), "{task:?}");
+}

@@ -1,0 +1,139 @@
+//! Carries on the commands of `steadfast run` whose process has died, where the operator allows it (`allow_run`).
+//!
+//! Such a task waits in a queue of its own, so that nobody but its own process claims it while that lives. So they are
+//! looked for, and each that was left behind gets a small worker until it has ended.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use steadfast::core::storage::TaskFilter;
+use steadfast::core::supervisor::DrainHandle;
+use steadfast::exec::{Logged, Options, RUN_KIND, Recorded};
+use steadfast::{
+    Cause, Clock, Context, Handler, Handlers, Host, Kind, State, Task, TaskId, Verdict, WorkerConfig,
+    worker_id,
+};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// How often to look.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How many at once.
+const ADOPTED_MAX: usize = 16;
+/// How long a worker waits for the end of its task before it looks again.
+const WAIT: Duration = Duration::from_secs(3600);
+/// How long somebody else's command rests that was claimed by mistake.
+const NOT_OURS_SNOOZE: Duration = Duration::from_millis(500);
+
+/// The kind of recorded commands.
+pub(super) fn run_kind() -> Kind {
+    Kind::trusted(RUN_KIND)
+}
+
+/// A handler of recorded commands that runs one of them and gives every other back: a queue may hold several, and each
+/// belongs to the process that recorded it.
+pub(super) fn only(id: TaskId, handler: impl Handler) -> impl Handler {
+    let handler = std::sync::Arc::new(handler);
+    move |context: Context| {
+        let is_ours = *context.task_id() == id;
+        let handler = handler.clone();
+        async move {
+            if is_ours { handler.call(context).await } else { Verdict::Snooze { after: NOT_OURS_SNOOZE } }
+        }
+    }
+}
+
+/// Looks for commands that were left behind, and runs them.
+pub(super) struct Adopter {
+    draining: watch::Sender<bool>,
+    looking: JoinHandle<()>,
+}
+
+impl Adopter {
+    pub(super) fn start(host: Host, options: Options, worker: WorkerConfig) -> Self {
+        let (draining, drain) = watch::channel(false);
+        Self { draining, looking: tokio::spawn(look(host, options, worker, drain)) }
+    }
+
+    pub(super) async fn drain(self) {
+        self.draining.send_replace(true);
+        // It panics only where a host does.
+        let _ = self.looking.await;
+    }
+}
+
+async fn look(host: Host, options: Options, worker: WorkerConfig, mut drain: watch::Receiver<bool>) {
+    let mut adopted: BTreeMap<TaskId, DrainHandle> = BTreeMap::new();
+    let mut ends = JoinSet::new();
+    loop {
+        for task in left_behind(&host).await {
+            if adopted.len() < ADOPTED_MAX && !adopted.contains_key(&task.id) {
+                tracing::info!(task = %task.id, "carrying on a command that was left behind");
+                let (handle, end) = carry_on(&host, &options, &worker, task.clone());
+                adopted.insert(task.id, handle);
+                ends.spawn(end);
+            }
+        }
+        tokio::select! {
+            () = host.engine().clock().sleep(LOOK_EVERY) => {}
+            Some(Ok(ended)) = ends.join_next() => {
+                adopted.remove(&ended);
+            }
+            _ = drain.wait_for(|draining| *draining) => break,
+        }
+    }
+    for handle in adopted.values() {
+        handle.drain();
+    }
+    while ends.join_next().await.is_some() {}
+}
+
+/// The commands whose process let its lease lapse, or whose adopter was drained.
+async fn left_behind(host: &Host) -> Vec<Task> {
+    let filter = TaskFilter {
+        state: Some(State::Ready),
+        kind: Some(run_kind()),
+        limit: 1_000,
+        ..TaskFilter::default()
+    };
+    let mut tasks = host.engine().tasks(filter).await.unwrap_or_else(|error| {
+        tracing::warn!(?error, "looking for commands left behind failed and will be repeated");
+        Vec::new()
+    });
+    tasks.retain(|task| matches!(task.cause, Some(Cause::LeaseLapsed | Cause::Drained)));
+    tasks
+}
+
+/// A worker for this one task, and what ends when the worker has.
+fn carry_on(
+    host: &Host,
+    options: &Options,
+    worker: &WorkerConfig,
+    task: Task,
+) -> (DrainHandle, impl Future<Output = TaskId> + Send + use<>) {
+    let config = WorkerConfig { id: worker_id(), queues: vec![task.queue], concurrency: 1, ..worker.clone() };
+    let handler = only(task.id.clone(), Recorded::new(options.clone(), Logged));
+    let mut worker = host.work(Handlers::new().with(run_kind(), handler), config);
+    let handle = worker.drain_handle();
+    let (host, id) = (host.clone(), task.id);
+    let end = async move {
+        tokio::select! {
+            _ = worker.ended() => return id,
+            () = ended(&host, &id) => {}
+        }
+        let _ = worker.drain().await;
+        id
+    };
+    (handle, end)
+}
+
+/// Waits until a task has ended, whatever the store says meanwhile.
+async fn ended(host: &Host, id: &TaskId) {
+    loop {
+        match host.engine().wait(id, None, WAIT).await {
+            Ok(Some(task)) if !task.state.is_terminal() => {}
+            Ok(_) => return,
+            Err(_) => host.engine().clock().sleep(LOOK_EVERY).await,
+        }
+    }
+}

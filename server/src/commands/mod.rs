@@ -1,0 +1,202 @@
+//! The commands: each takes what the command line said, does it, and says what came of it.
+
+mod bench;
+mod run;
+mod serve;
+mod tasks;
+mod worker;
+
+mod adopt;
+mod relay;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use steadfast::StoreUrl;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::backend::{Backend, Missing, open};
+use crate::cli::{Cli, Command, DEFAULT_STORE};
+use crate::client::Client;
+use crate::failure::{Exit, Failure};
+
+/// What is logged: `info`, or `steadfast_core=debug,info`.
+const LOG_VARIABLE: &str = "STEADFAST_LOG";
+
+/// Reads the command line and does what it says.
+pub(crate) fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let json = cli.global.json;
+    let done = start_logging(&cli.command)
+        .and_then(|()| runtime(&cli.command))
+        .and_then(|runtime| runtime.block_on(dispatch(cli, &matches)));
+    match done {
+        Ok(code) => code,
+        Err(failure) => {
+            tell(&failure, json);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+async fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
+    let out = Out { json: cli.global.json };
+    let target = Target::new(&cli, matches)?;
+    match cli.command {
+        Command::Serve(args) => serve::serve(args, target.store()?, cli.global.token, out).await,
+        Command::Worker(args) => worker::worker(args, target.store()?, out).await,
+        Command::Run(args) => run::run(args, target.store().map_err(run::failed)?, out).await,
+        Command::Submit(args) => tasks::submit(args, &target, out).await,
+        Command::Status(args) => tasks::status(args, &target, out).await,
+        Command::List(args) => tasks::list(args, &target, out).await,
+        Command::Wait(args) => tasks::wait(args, &target, out).await,
+        Command::Cancel(args) => tasks::cancel(args, &target, out).await,
+        Command::Bench(args) => bench::bench(&args, target.named_store()?, out).await,
+    }
+}
+
+fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = match command {
+        Command::Serve(_) | Command::Worker(_) | Command::Bench(_) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder.enable_all().build().map_err(|error| {
+        Failure::new(Exit::Failed, format!("the system gives no threads or no event queue: {error}"))
+    })
+}
+
+/// Logs to stderr: what a server and a worker do, and of the other commands only what goes wrong.
+fn start_logging(command: &Command) -> Result<(), Failure> {
+    let default = match command {
+        Command::Serve(_) | Command::Worker(_) => LevelFilter::INFO,
+        _ => LevelFilter::ERROR,
+    };
+    let filter = match std::env::var(LOG_VARIABLE) {
+        Ok(text) if !text.is_empty() => text.parse::<Targets>().map_err(|error| {
+            Failure::new(Exit::Usage, format!("{LOG_VARIABLE}={text:?}: {error}"))
+                .help("write a level, such as debug, or TARGET=LEVEL,…")
+        })?,
+        _ => Targets::new().with_default(default),
+    };
+    let colours = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
+    let format = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(colours);
+    tracing_subscriber::registry().with(format).with(filter).init();
+    Ok(())
+}
+
+/// Says on stderr what went wrong.
+fn tell(failure: &Failure, json: bool) {
+    let mut stderr = anstream::stderr();
+    // Where stderr is closed there is nobody to tell.
+    let _ = if json {
+        let error =
+            serde_json::json!({ "error": failure.what, "help": failure.help, "exit": failure.exit as u8 });
+        writeln!(stderr, "{error}")
+    } else {
+        let red = anstyle::AnsiColor::Red.on_default().bold();
+        writeln!(stderr, "{red}error{red:#}: {failure}")
+    };
+}
+
+/// Says something on stderr that isn't an error.
+fn note(text: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "steadfast: {text}");
+}
+
+/// How results are written to stdout.
+#[derive(Debug, Clone, Copy)]
+struct Out {
+    json: bool,
+}
+
+impl Out {
+    /// Writes one JSON document, or what `human` writes. Whoever reads may have gone: that is no failure.
+    fn write(
+        self,
+        json: &impl serde::Serialize,
+        human: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let mut stdout = crate::show::stdout();
+        let written = if self.json {
+            let json = serde_json::to_string(json).expect("our own types are JSON");
+            writeln!(stdout, "{json}")
+        } else {
+            human(&mut stdout)
+        };
+        match written.and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(Failure::new(Exit::Failed, format!("stdout can't be written: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the command is about: a store or a server.
+#[derive(Debug)]
+struct Target {
+    store: StoreUrl,
+    /// The store was named in this very command line.
+    store_is_explicit: bool,
+    server: Option<String>,
+    /// The server was named in this very command line.
+    server_is_explicit: bool,
+    token: Option<String>,
+}
+
+impl Target {
+    /// What is said on the command line goes before what stands in the environment.
+    fn new(cli: &Cli, matches: &ArgMatches) -> Result<Self, Failure> {
+        let explicit = |name: &str| {
+            let of_command = matches.subcommand().and_then(|(_, matches)| matches.value_source(name));
+            of_command == Some(ValueSource::CommandLine)
+        };
+        let (store_is_explicit, server_is_explicit) = (explicit("store"), explicit("server"));
+        let both = cli.global.store.is_some() && cli.global.server.is_some();
+        if both && store_is_explicit == server_is_explicit {
+            return Err(Failure::new(Exit::Usage, "both a store and a server are named: which is meant?")
+                .help("give one of --store and --server, or unset STEADFAST_STORE or STEADFAST_SERVER"));
+        }
+        let default = || DEFAULT_STORE.parse().expect("the default is a store");
+        Ok(Self {
+            store: cli.global.store.clone().unwrap_or_else(default),
+            store_is_explicit,
+            server: cli.global.server.clone().filter(|_| !store_is_explicit),
+            server_is_explicit,
+            token: cli.global.token.clone(),
+        })
+    }
+
+    /// The store, for commands that work on nothing else.
+    fn store(&self) -> Result<&StoreUrl, Failure> {
+        if self.server_is_explicit {
+            return Err(Failure::new(Exit::Usage, "this command works on a store, not through a server")
+                .help("give --store instead of --server"));
+        }
+        Ok(&self.store)
+    }
+
+    /// The store, where this very command line names one: for a command that must not stray into the store of everyday.
+    fn named_store(&self) -> Result<Option<&StoreUrl>, Failure> {
+        Ok(Some(self.store()?).filter(|_| self.store_is_explicit))
+    }
+
+    /// The store or the server.
+    async fn backend(&self, missing: Missing) -> Result<Backend, Failure> {
+        match &self.server {
+            Some(server) => Client::new(server, self.token.clone()).map(Backend::Server),
+            None => open(&self.store, missing).await.map(|(host, store)| Backend::Store { host, store }),
+        }
+    }
+}

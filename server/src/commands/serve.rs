@@ -1,0 +1,157 @@
+//! `serve`: the HTTP API and, unless it is left to others, a worker for the configured handlers.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use steadfast::{StoreId, StoreUrl};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::worker::{Crew, Signals, close, set_limits, worker_config};
+use super::{Out, note};
+use crate::api::{Settings, router};
+use crate::backend::{Missing, open};
+use crate::cli;
+use crate::config::Config;
+use crate::failure::{Exit, Failure};
+
+/// How long requests under way may take when the worker has been drained.
+const LAST_ANSWERS_MAX: Duration = Duration::from_secs(2);
+
+pub(super) async fn serve(
+    args: cli::Serve,
+    store: &StoreUrl,
+    token: Option<String>,
+    out: Out,
+) -> Result<ExitCode, Failure> {
+    let config = Config::load(args.config.as_deref())?;
+    let mut tokens = config.server.tokens()?;
+    tokens.extend(token.filter(|token| !token.is_empty()));
+    let mut signals = Signals::new()?;
+    let listener = listen(args.listen.as_deref().unwrap_or(&config.server.listen), &tokens).await?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| Failure::new(Exit::Failed, format!("the address can't be told: {error}")))?;
+    let (host, store_id) = open(store, Missing::Create).await?;
+    set_limits(&host, &config).await?;
+
+    let (end, ending) = watch::channel(false);
+    let settings = Settings {
+        engine: host.engine().clone(),
+        store: store_id.clone(),
+        config: config.clone(),
+        allow_unknown_kinds: args.allow_unknown_kinds,
+        tokens,
+        ending: ending.clone(),
+    };
+    let mut ending_for_server = ending;
+    let server = axum::serve(listener, router(settings)).with_graceful_shutdown(async move {
+        let _ = ending_for_server.wait_for(|ending| *ending).await;
+    });
+    let server = tokio::spawn(server.into_future());
+
+    let worker_config = worker_config(&host, &config, &args.work);
+    let grace = worker_config.grace;
+    let mut crew = if args.no_worker {
+        host.sweep(steadfast::core::sweeper::SWEEP.min(worker_config.lease));
+        None
+    } else {
+        Some(Crew::start(&host, &config, worker_config, Some(url(address))).await?)
+    };
+    greet(&Greeting { address, store, store_id: &store_id, config: &config, args: &args }, out)?;
+
+    tokio::select! {
+        () = signals.next() => {}
+        failure = ended(&mut crew) => return Err(failure),
+    }
+    note(format_args!("draining; at most {grace:?}, or at once with another signal"));
+    end.send_replace(true);
+    let drained = async {
+        if let Some(crew) = crew {
+            crew.drain().await?;
+        }
+        let _ = tokio::time::timeout(LAST_ANSWERS_MAX, server).await;
+        close(host).await;
+        Ok(ExitCode::SUCCESS)
+    };
+    tokio::select! {
+        drained = drained => drained,
+        () = signals.next() => Ok(ExitCode::from(Exit::Interrupted as u8)),
+    }
+}
+
+async fn ended(crew: &mut Option<Crew>) -> Failure {
+    match crew {
+        Some(crew) => crew.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Opens the address, unless others than this machine could use it without a token.
+async fn listen(address: &str, tokens: &[String]) -> Result<TcpListener, Failure> {
+    let refused = |why: String| Failure::new(Exit::Usage, format!("can't listen on {address}: {why}"));
+    let found: Vec<SocketAddr> =
+        tokio::net::lookup_host(address).await.map_err(|error| refused(error.to_string()))?.collect();
+    if tokens.is_empty() && !found.iter().all(|address| address.ip().is_loopback()) {
+        return Err(refused("it can be reached from other machines, and no token is set".into()).help(
+            "set one: export STEADFAST_TOKEN=$(openssl rand -hex 32), and tokens = [\"env:STEADFAST_TOKEN\"] under [server]; \
+             or listen on 127.0.0.1",
+        ));
+    }
+    TcpListener::bind(&found[..]).await.map_err(|error| {
+        refused(error.to_string())
+            .help("another server may be there: --listen 127.0.0.1:0 takes any free port")
+    })
+}
+
+/// Where programs on this machine reach the server.
+fn url(address: SocketAddr) -> String {
+    let mut local = address;
+    if address.ip().is_unspecified() {
+        local.set_ip(if address.is_ipv4() {
+            [127, 0, 0, 1].into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    format!("http://{local}")
+}
+
+struct Greeting<'a> {
+    address: SocketAddr,
+    store: &'a StoreUrl,
+    store_id: &'a StoreId,
+    config: &'a Config,
+    args: &'a cli::Serve,
+}
+
+/// Says where the server listens, which store it has, and what can be done next.
+fn greet(greeting: &Greeting<'_>, out: Out) -> Result<(), Failure> {
+    let Greeting { address, store, store_id, config, args } = greeting;
+    let kinds: Vec<String> = config.kinds().iter().map(ToString::to_string).collect();
+    let url = url(*address);
+    if out.json {
+        let started = serde_json::json!({ "url": url, "store": store_id.as_str(), "kinds": kinds });
+        return out.write(&started, |_| Ok(()));
+    }
+    note(format_args!("listening on {url}, store {store} ({store_id})"));
+    match (kinds.first(), args.no_worker) {
+        (Some(kind), false) => {
+            note(format_args!("handlers: {}. Try, in another terminal:", kinds.join(", ")));
+            note(format_args!("  steadfast --server {url} submit {kind} --wait"));
+        }
+        (Some(_), true) => note(format_args!("kinds: {}; left to other workers", kinds.join(", "))),
+        (None, _) => {
+            note("no handlers are configured, so no task can run here yet. Paste this, and start again:");
+            note(
+                "  printf '[handlers.hello]\\nexec = [\"sh\", \"-c\", \"cat > $STEADFAST_OUTPUT\"]\\n' >> steadfast.toml",
+            );
+            note("then, in another terminal:");
+            note(format_args!(
+                "  steadfast --server {url} submit hello --payload '{{\"hello\": \"world\"}}' --wait"
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! `submit`, `status`, `list`, `wait` and `cancel`: on a store, or through a server.
+
+use std::io::{IsTerminal, Read};
+use std::process::ExitCode;
+
+use serde_json::value::RawValue;
+use steadfast::core::storage::TaskFilter;
+use steadfast::core::task::{Due, OnConflict};
+
+use super::{Out, Target, note, tell};
+use crate::backend::Missing;
+use crate::cli;
+use crate::config::Config;
+use crate::failure::{Exit, Failure};
+use crate::request::{TaskRequest, reserved};
+use crate::show;
+use crate::units::duration_text;
+use crate::wire::TaskJson;
+
+pub(super) async fn submit(args: cli::Submit, target: &Target, out: Out) -> Result<ExitCode, Failure> {
+    if args.kind.is_reserved() {
+        return Err(Failure::new(Exit::Usage, format!("the kind {}", reserved(&args.kind))));
+    }
+    // A server fills in from its own configuration.
+    let config = match target.server {
+        None => Config::load(args.config.as_deref())?,
+        Some(_) => Config::default(),
+    };
+    let wait = args.wait;
+    if target.server.is_none() && std::io::stderr().is_terminal() && !config.kinds().contains(&args.kind) {
+        note(format_args!(
+            "no handler for kind {:?} is configured here: the task waits until a worker comes that has one",
+            args.kind
+        ));
+    }
+    let request = request(args)?;
+    let backend = target.backend(Missing::Create).await?;
+    let submitted = backend.submit(request, &config).await?;
+    if !wait {
+        out.write(&submitted, |out| writeln!(out, "{}", submitted.id))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let id = submitted.id.parse().map_err(|error| Failure::new(Exit::Unreachable, format!("{error}")))?;
+    let task = backend.wait(&id, None).await?;
+    out.write(&task, |out| show::page(out, &task))?;
+    Ok(ended(&task))
+}
+
+fn request(args: cli::Submit) -> Result<TaskRequest, Failure> {
+    let payload = args.payload.as_deref().map(payload).transpose()?.unwrap_or_default();
+    Ok(TaskRequest {
+        id: args.id,
+        key: args.key,
+        queue: args.queue,
+        slot: args.slot.map(|slot| (slot, args.on_conflict.unwrap_or(OnConflict::Reject))),
+        after: args.after,
+        due: match (args.delay, args.at) {
+            (Some(delay), _) => Due::After(delay),
+            (None, Some(at)) => Due::At(at),
+            (None, None) => Due::Now,
+        },
+        priority: args.priority,
+        attempts: args.attempts.map(Into::into),
+        rescues: args.rescues,
+        timeout: args.timeout,
+        ..TaskRequest::new(args.kind, payload)
+    })
+}
+
+/// The bytes of a payload: a file or stdin as they are; what stands on the command line must be JSON, so that a
+/// forgotten `@` or quote isn't stored.
+fn payload(text: &str) -> Result<Vec<u8>, Failure> {
+    let unreadable = |what: &str, error| Failure::new(Exit::Usage, format!("--payload: {what}: {error}"));
+    if text == "-" {
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).map_err(|error| unreadable("stdin", error))?;
+        return Ok(bytes);
+    }
+    if let Some(file) = text.strip_prefix('@') {
+        return std::fs::read(file).map_err(|error| unreadable(file, error));
+    }
+    match serde_json::from_str::<&RawValue>(text) {
+        Ok(_) => Ok(text.as_bytes().to_vec()),
+        Err(error) => Err(Failure::new(Exit::Usage, format!("--payload: {text:?} is no JSON: {error}"))
+            .help(
+                "a text wants quotes of its own, as in '\"text\"'; @FILE and - take any bytes as they are",
+            )),
+    }
+}
+
+pub(super) async fn status(args: cli::One, target: &Target, out: Out) -> Result<ExitCode, Failure> {
+    let task = target.backend(Missing::Refuse).await?.task(&args.id).await?;
+    out.write(&task, |out| show::page(out, &task))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn list(args: cli::List, target: &Target, out: Out) -> Result<ExitCode, Failure> {
+    let filter = TaskFilter {
+        state: args.state,
+        queue: args.queue,
+        slot: args.slot,
+        kind: args.kind,
+        limit: args.limit,
+    };
+    let tasks = target.backend(Missing::Refuse).await?.list(filter).await?;
+    out.write(&tasks, |out| show::table(out, &tasks))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn wait(args: cli::Wait, target: &Target, out: Out) -> Result<ExitCode, Failure> {
+    let task = target.backend(Missing::Refuse).await?.wait(&args.id, args.timeout).await?;
+    out.write(&task, |out| show::page(out, &task))?;
+    if !task.has_ended() {
+        let waited = args.timeout.map(duration_text).unwrap_or_default();
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("task {} is still {} after {waited}", task.id, task.state),
+        ));
+    }
+    Ok(ended(&task))
+}
+
+fn ended(task: &TaskJson) -> ExitCode {
+    if task.has_succeeded() { ExitCode::SUCCESS } else { ExitCode::from(Exit::Failed as u8) }
+}
+
+/// Cancels each of them, whatever becomes of the others; the exit code is that of the last failure.
+pub(super) async fn cancel(args: cli::Cancel, target: &Target, out: Out) -> Result<ExitCode, Failure> {
+    let backend = target.backend(Missing::Refuse).await?;
+    let mut code = ExitCode::SUCCESS;
+    for id in &args.ids {
+        match backend.cancel(id, &args.reason).await {
+            Ok(cancelled) => out.write(&cancelled, |out| {
+                let text = match cancelled.cancel.as_str() {
+                    "ended" => "cancelled",
+                    "requested" => "running: its worker is told to stop it",
+                    _ => "was cancelled before",
+                };
+                writeln!(out, "{id}  {text}")
+            })?,
+            Err(failure) => {
+                tell(&failure, out.json);
+                code = ExitCode::from(failure.exit as u8);
+            }
+        }
+    }
+    Ok(code)
+}

@@ -1,0 +1,47 @@
+//! Texts that people read, as a whole: help, and what is said of a wrong configuration.
+
+use crate::place::Place;
+
+#[test]
+fn help() {
+    let place = Place::new();
+    let mut pages = String::new();
+    for command in ["", "serve", "worker", "run", "submit", "status", "list", "wait", "cancel"] {
+        let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
+        let done = place.run(&args);
+        assert_eq!((done.code, &*done.stderr), (0, ""));
+        pages.push_str(&format!("$ steadfast {}\n{}\n", args.join(" "), done.stdout));
+    }
+    insta::assert_snapshot!(pages);
+}
+
+#[test]
+fn wrong_configurations() {
+    let mut pages = String::new();
+    for config in [
+        "[handlers.scan",
+        "[handlers.scan]\n",
+        "[handlers.scan]\nexce = [\"true\"]\n",
+        "[handlers.scan]\nexec = \"true\"\n",
+        "[handlers.scan]\nexec = []\n",
+        "[handlers.\"a b\"]\nexec = [\"true\"]\n",
+        "[handlers._run]\nexec = [\"true\"]\n",
+        "[handlers.scan]\nexec = [\"true\"]\ntimeout = \"soon\"\n",
+        "[handlers.scan]\nexec = [\"true\"]\ntimeout = \"0s\"\n",
+        "[handlers.scan]\nexec = [\"true\"]\nattempts = 0\n",
+        "[handlers.scan]\nexec = [\"true\"]\nqueue = \"a/b\"\n",
+        "[handlers.notify]\nurl = \"http://127.0.0.1:9000/\"\n",
+        "[queues.scans]\nrate = \"10/s\"\n",
+        "[queues.scans]\nconcurrency = -1\n",
+        "[server]\ntokens = [\"secret\"]\n",
+        "[server]\nlisten = 7878\n",
+        "[sever]\n",
+        "[handlers.scan]\nexec = [\"true\"]\n[handlers.scan]\nexec = [\"false\"]\n",
+    ] {
+        let place = Place::with(config);
+        let done = place.run(&["serve", "--listen", "127.0.0.1:0"]);
+        assert_eq!(done.code, 2, "{config}: {done:?}");
+        pages.push_str(&format!("{config}---\n{}\n", done.stderr));
+    }
+    insta::assert_snapshot!(pages);
+}

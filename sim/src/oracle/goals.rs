@@ -1,0 +1,110 @@
+//! What must happen *sometimes*: a sweep in which no lease ever lapsed proves nothing about rescues, and fails.
+
+use std::collections::BTreeSet;
+
+use steadfast_core::{Cause, State};
+
+use super::Facts;
+use crate::history::{Entry, Event, SubmitAnswer};
+
+/// All goals that a sweep of a thousand seeds must reach.
+pub const GOALS: &[&str] = &[
+    "a lease lapsed and the task was rescued",
+    "rescues were used up",
+    "a zombie spoke after its attempt was lost",
+    "an attempt was retried",
+    "a panic was recorded",
+    "an attempt timed out",
+    "a running task was asked to stop",
+    "a running task was replaced",
+    "a child waited for its parents and ran",
+    "a failed parent failed its child",
+    "the limit was reached",
+    "a submit was answered with the task of its key",
+    "a caller went away",
+    "a drained attempt was given back",
+    "a worker crashed while it ran a task",
+];
+
+/// The goals that a history reaches.
+pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
+    let facts = Facts::new(entries, true);
+    let mut reached = BTreeSet::new();
+    let mut running = BTreeSet::new();
+    for entry in entries {
+        match &entry.event {
+            Event::Changed { before, after } => {
+                let was_running = before.as_ref().is_some_and(|before| before.state == State::Running);
+                let was_blocked = before.as_ref().is_some_and(|before| before.state == State::Blocked);
+                reached.extend(
+                    was_running.then_some(after.cause).flatten().and_then(|cause| of_end(cause, after.state)),
+                );
+                if was_blocked && after.state == State::Ready {
+                    reached.insert("a child waited for its parents and ran");
+                }
+                if after.cause == Some(Cause::DependencyFailed) {
+                    reached.insert("a failed parent failed its child");
+                }
+                if was_running && after.state == State::Running && after.cancel.is_some() {
+                    reached.insert("a running task was asked to stop");
+                }
+                if after.state == State::Running {
+                    running.insert(&after.id);
+                } else {
+                    running.remove(&after.id);
+                }
+                let of_queue = |queue: &str| {
+                    running.iter().filter(|id| facts.tasks[*id].queue.as_str() == queue).count()
+                };
+                if of_queue("limited") == 2 {
+                    reached.insert("the limit was reached");
+                }
+            }
+            Event::Said { task, fence, .. } => {
+                let newest = facts.tasks.get(task).map_or(0, |task| task.fence);
+                if newest > *fence {
+                    reached.insert("a zombie spoke after its attempt was lost");
+                }
+            }
+            Event::Submitted { task, answer: SubmitAnswer::Accepted(told) } if task != told => {
+                reached.insert("a submit was answered with the task of its key");
+            }
+            Event::Submitted { answer: SubmitAnswer::Dropped, .. } => {
+                reached.insert("a caller went away");
+            }
+            Event::Crashed { node } => {
+                let works = |id: &&steadfast_core::TaskId| {
+                    facts.tasks[*id].worker.as_ref().is_some_and(|w| w.as_str() == node)
+                };
+                if running.iter().any(works) {
+                    reached.insert("a worker crashed while it ran a task");
+                }
+            }
+            _ => {}
+        }
+    }
+    reached
+}
+
+/// What it says that a running task got this cause.
+fn of_end(cause: Cause, to: State) -> Option<&'static str> {
+    match cause {
+        Cause::LeaseLapsed => Some("a lease lapsed and the task was rescued"),
+        Cause::RescuesUsedUp => Some("rescues were used up"),
+        Cause::Error if to.is_waiting() => Some("an attempt was retried"),
+        Cause::Panic => Some("a panic was recorded"),
+        Cause::Timeout => Some("an attempt timed out"),
+        Cause::Replaced => Some("a running task was replaced"),
+        Cause::Drained => Some("a drained attempt was given back"),
+        Cause::Done
+        | Cause::Error
+        | Cause::ExitCode
+        | Cause::Signal
+        | Cause::NotStarted
+        | Cause::DependencyFailed
+        | Cause::Deadline
+        | Cause::Cancelled
+        | Cause::Snoozed
+        | Cause::Unrecordable => None,
+    }
+}
