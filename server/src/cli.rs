@@ -11,6 +11,7 @@ use steadfast::core::task::OnConflict;
 use steadfast::{Key, Kind, Queue, Slot, State, StoreUrl, TaskId, Timestamp};
 
 use crate::api::{limit, state};
+use crate::bench::Bench;
 use crate::request::on_conflict;
 use crate::units::{duration, time};
 
@@ -82,8 +83,8 @@ pub enum Command {
     Wait(Wait),
     /// Cancel tasks
     Cancel(Cancel),
-    /// Measure this machine, on a store made for it
-    Bench(crate::bench::Bench),
+    /// Measure this machine, on a temporary store of its own
+    Bench(Bench),
 }
 
 /// `serve`.

@@ -99,7 +99,7 @@ impl From<Problem> for Failure {
 }
 
 /// An error with the errors behind it, where they say something that it doesn't.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

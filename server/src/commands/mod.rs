@@ -51,7 +51,6 @@ pub(crate) fn main() -> ExitCode {
 async fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let out = Out { json: cli.global.json };
     let target = Target::new(&cli, matches)?;
-    let store = cli.global.store.as_ref();
     match cli.command {
         Command::Serve(args) => serve::serve(args, target.store()?, cli.global.token, out).await,
         Command::Worker(args) => worker::worker(args, target.store()?, out).await,
@@ -61,7 +60,7 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::List(args) => tasks::list(args, &target, out).await,
         Command::Wait(args) => tasks::wait(args, &target, out).await,
         Command::Cancel(args) => tasks::cancel(args, &target, out).await,
-        Command::Bench(args) => bench::bench(&args, target.store().map(|_| store)?, out).await,
+        Command::Bench(args) => bench::bench(&args, target.named_store()?, out).await,
     }
 }
 
@@ -148,6 +147,8 @@ impl Out {
 #[derive(Debug)]
 struct Target {
     store: StoreUrl,
+    /// The store was named in this very command line.
+    store_is_explicit: bool,
     server: Option<String>,
     /// The server was named in this very command line.
     server_is_explicit: bool,
@@ -170,6 +171,7 @@ impl Target {
         let default = || DEFAULT_STORE.parse().expect("the default is a store");
         Ok(Self {
             store: cli.global.store.clone().unwrap_or_else(default),
+            store_is_explicit,
             server: cli.global.server.clone().filter(|_| !store_is_explicit),
             server_is_explicit,
             token: cli.global.token.clone(),
@@ -183,6 +185,11 @@ impl Target {
                 .help("give --store instead of --server"));
         }
         Ok(&self.store)
+    }
+
+    /// The store, where this very command line names one: for a command that must not stray into the store of everyday.
+    fn named_store(&self) -> Result<Option<&StoreUrl>, Failure> {
+        Ok(Some(self.store()?).filter(|_| self.store_is_explicit))
     }
 
     /// The store or the server.

@@ -4,6 +4,7 @@
 
 mod place;
 
+mod bench;
 mod crash;
 mod inputs;
 mod pages;
