@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::{Error, kind, rate};
 
 /// How many attempts at once. A service whose handlers only wait (for the network, mostly) sets it like this.
-const CONCURRENCY: usize = 2_000;
+const CONCURRENCY: usize = 1_000;
 /// How many tasks are claimed in one call at most.
 const CLAIM_MAX: u32 = 500;
 /// How long without any progress until it counts as broken.
