@@ -1,5 +1,5 @@
 //! The committer: merges the batches that arrive while a commit is in flight into one call of
-//! [`Storage::apply`](crate::Storage::apply), so that many callers share one round trip and one sync to disk.
+//! [`Storage::apply`], so that many callers share one round trip and one sync to disk.
 //!
 //! Merging must not make neighbours suffer for each other. A call that fails for something in it
 //! ([`ErrorKind::Rejected`]) or waits for somebody else's lock ([`ErrorKind::Contended`]) is halved until the culprit

@@ -1,5 +1,5 @@
 //! The engine: what a process does with tasks, on any storage and clock. It holds the awaits; the decisions are in
-//! [`decide`](crate::decide).
+//! [`decide`].
 //!
 //! It spawns nothing. [`Engine::new`] returns the engine and the future that commits for it, which the host runs.
 

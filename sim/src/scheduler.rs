@@ -2,7 +2,7 @@
 //!
 //! Whatever is due at the same instant is ready together and interleaved by choice; when nothing is ready, virtual time
 //! jumps to the next timer. Traps that are closed here: tokio's cooperative budget (the future runs `unconstrained`),
-//! timers that are only noticed when tokio is returned to (every [`POLLS_BETWEEN_YIELDS`] polls), livelock and deadlock
+//! timers that are only noticed when tokio is returned to (every `POLLS_BETWEEN_YIELDS` polls), livelock and deadlock
 //! (bounds that name the tasks and what they wait for).
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,7 +4,7 @@
 //! Machines are shared and noisy. So each figure is the median of several rounds, floor and engine take turns, and
 //! the ratios say more than the rates.
 //!
-//! It never touches anybody's tasks: each round has a store of its own ([`place`]), made where the URL points to and
+//! It never touches anybody's tasks: each round has a store of its own (`place`), made where the URL points to and
 //! removed afterwards.
 
 mod place;
