@@ -214,8 +214,7 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c == '\0' { '\u{fffd}' } else { c }).take(TEXT_CHARS_MAX).collect()
 }
 
-fn attempt_transition(lease: &Lease, mut change: Change) -> Transition {
-    change.error = change.error.map(|error| printable(&error));
+fn attempt_transition(lease: &Lease, change: Change) -> Transition {
     let guard = Guard {
         from: States::RUNNING,
         fence: Some(lease.fence),
