@@ -160,3 +160,58 @@ fn is_final(error: &Error) -> bool {
         ErrorKind::Conflict | ErrorKind::Contended | ErrorKind::Unknown | ErrorKind::Unavailable => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::task::{Poll, Waker};
+
+    use super::*;
+    use crate::handler::Orders;
+    use crate::name::{Kind, Queue, TaskId};
+    use crate::registry::Registry;
+    use crate::task::Backoff;
+
+    /// Time stands still.
+    #[derive(Clone)]
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> Moment {
+            Moment::from_origin(Duration::ZERO)
+        }
+
+        async fn sleep(&self, _: Duration) {
+            std::future::pending().await
+        }
+    }
+
+    #[test]
+    fn a_handler_that_stops_at_once_is_recorded_by_the_reason() {
+        let lease = Lease {
+            task: TaskId::trusted("t"),
+            fence: 1,
+            kind: Kind::trusted("k"),
+            queue: Queue::default_queue(),
+            slot: None,
+            payload: (*b"").into(),
+            attempt: 1,
+            attempts_max: 1,
+            timeout: Duration::from_secs(60),
+            backoff: Backoff::default(),
+        };
+        let orders = Orders { stop: None, lease_until: Moment::from_origin(Duration::from_secs(30)) };
+        let registered = Registry::new().register(lease.task.clone(), 1, orders);
+        let attempt = Attempt::new(lease, registered);
+        let handler: Arc<dyn Handler> =
+            Arc::new(|context: Context| async move { Verdict::error(context.stopped().await) });
+        let mut run = pin!(execute(&Still, &attempt, handler, Duration::from_secs(10)));
+        let mut context = std::task::Context::from_waker(Waker::noop());
+        assert!(run.as_mut().poll(&mut context).is_pending());
+        attempt.registered.stop(StopReason::Drained);
+        let Poll::Ready((said, stop)) = run.as_mut().poll(&mut context) else { panic!("it has stopped") };
+        assert_eq!(stop, Some(StopReason::Drained));
+        let recorded = decide::conclude(&attempt.lease, said, stop.as_ref(), None).expect("recorded").change;
+        assert!(recorded.give_back_attempt, "a drained attempt isn't used up");
+    }
+}
