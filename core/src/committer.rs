@@ -196,7 +196,8 @@ fn named(step: &Step) -> Option<&TaskId> {
     match step {
         Step::Transition(transition) => Some(&transition.task),
         Step::Renew(renewal) => Some(&renewal.task),
-        Step::Insert(_) | Step::Limit(_) => None,
+        Step::Report(report) => Some(&report.task),
+        Step::Insert(_) | Step::Limit(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => None,
     }
 }
 
@@ -204,7 +205,11 @@ fn step_bytes(step: &Step) -> usize {
     match step {
         Step::Insert(insert) => insert.task.payload.len(),
         Step::Transition(transition) => transition.change.output.as_ref().map_or(0, |output| output.len()),
-        Step::Renew(_) | Step::Limit(_) => 0,
+        Step::Report(report) => {
+            let lines = report.lines.iter().map(|line| line.text.len()).sum::<usize>();
+            lines + report.checkpoints.iter().map(|checkpoint| checkpoint.value.len()).sum::<usize>()
+        }
+        Step::Renew(_) | Step::Limit(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => 0,
     }
 }
 

@@ -15,10 +15,13 @@ use crate::decide;
 use crate::handler::StopReason;
 use crate::name::TaskId;
 use crate::registry::Registry;
-use crate::step::{Batch, Head, Insert, Outcome, QueueLimit, Receipt, Refusal, Step, Transition};
+use crate::step::{
+    Batch, Beat, Head, Insert, Outcome, Prune, QueueLimit, QueuePause, Receipt, Refusal, Report, Step,
+    Transition,
+};
 use crate::storage::{Answer, Error, ErrorKind, Lapsed, Query, Storage, TaskFilter, View};
 use crate::task::{
-    Attempt, Fence, NewTask, OnConflict, PARENTS_MAX, PAYLOAD_BYTES_MAX, Revision, State, Task,
+    Attempt, Due, Fence, NewTask, OnConflict, PARENTS_MAX, PAYLOAD_BYTES_MAX, Revision, State, Task,
 };
 use crate::time::Clock;
 use crate::wake::Hints;
@@ -66,6 +69,8 @@ pub struct Accepted {
     pub is_new: bool,
     /// The task that it replaced in its slot.
     pub replaced: Option<TaskId>,
+    /// Whether it is the holder of the slot, answered in place of a new task.
+    pub joined: bool,
 }
 
 /// What is wrong with a request.
@@ -76,6 +81,14 @@ pub struct InvalidTask {
     pub field: &'static str,
     /// The rule that it breaks.
     pub why: String,
+}
+
+impl Accepted {
+    /// The holder of the slot, in place of a new task.
+    fn joined(holder: &Task) -> Self {
+        let Task { id, state, rev, .. } = holder;
+        Self { id: id.clone(), state: *state, rev: *rev, is_new: false, replaced: None, joined: true }
+    }
 }
 
 /// What became of a cancel.
@@ -137,7 +150,8 @@ impl<S: Storage, C: Clock> Engine<S, C> {
             return Ok(Submitted::Invalid(invalid));
         }
         let replaces = matches!(task.slot, Some((_, OnConflict::Replace)));
-        let newcomer = task.id.clone();
+        let joins = matches!(task.slot, Some((_, OnConflict::Join)));
+        let (newcomer, kind, payload) = (task.id.clone(), task.kind.clone(), task.payload.clone());
         let insert = Step::Insert(Insert::from(task));
         let mut holder: Option<TaskId> = None;
         for _ in 0..DECISION_ROUNDS_MAX {
@@ -150,6 +164,14 @@ impl<S: Storage, C: Clock> Engine<S, C> {
             };
             holder = match refused.why {
                 Refusal::SlotTaken(holder, _) if replaces => Some(holder),
+                Refusal::SlotTaken(holder, head) if joins => match self.task(&holder).await? {
+                    Some(task) if task.state.is_terminal() => None,
+                    Some(task) if task.kind == kind && task.payload == payload => {
+                        return Ok(Submitted::Accepted(Accepted::joined(&task)));
+                    }
+                    Some(_) => return Ok(Submitted::Refused(Refusal::SlotTaken(holder, head))),
+                    None => None,
+                },
                 // The holder ended on its own in between.
                 Refusal::Stale(_) | Refusal::NotFound if holder.is_some() && refused.step == 0 => None,
                 why => return Ok(Submitted::Refused(why)),
@@ -169,7 +191,14 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         match receipts.last() {
             Some(Receipt::Inserted(id, Head { state, rev, .. })) => {
                 tracing::debug!(task = %id, %state, is_new, "task accepted");
-                Submitted::Accepted(Accepted { id: id.clone(), state: *state, rev: *rev, is_new, replaced })
+                Submitted::Accepted(Accepted {
+                    id: id.clone(),
+                    state: *state,
+                    rev: *rev,
+                    is_new,
+                    replaced,
+                    joined: false,
+                })
             }
             other => unreachable!("an insert is answered by its receipt, not {other:?}"),
         }
@@ -250,12 +279,82 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         Ok(reclaimed)
     }
 
+    /// Fails unfinished tasks whose deadline has passed; says how many. Pages through all of them.
+    ///
+    /// # Errors
+    /// What was ended before the error stays so.
+    pub async fn expire_overdue(&self, page: u32, pages_max: u32) -> Result<u32, Error> {
+        let mut expired = 0;
+        for _ in 0..pages_max {
+            let overdue = match self.read(&Query::Overdue { limit: page }).await?.answer {
+                Answer::Overdue(overdue) => overdue,
+                other => return Err(mismatch(&other)),
+            };
+            let full = overdue.len() as u64 >= u64::from(page);
+            let batches =
+                overdue.iter().map(|(task, _)| Step::Transition(decide::expire(task)).into()).collect();
+            let mut progress = false;
+            for ((task, _), outcome) in overdue.iter().zip(self.0.settles.commit_all(batches).await) {
+                if let Outcome::Applied(_) = outcome? {
+                    tracing::warn!(%task, "deadline passed");
+                    self.0.registry.stop(task, Fence::MAX, &StopReason::LeaseLost);
+                    expired += 1;
+                    progress = true;
+                }
+            }
+            if !full || !progress {
+                break;
+            }
+        }
+        Ok(expired)
+    }
+
     /// Sets or lifts a queue's limit.
     ///
     /// # Errors
     /// As the storage says; setting it again is harmless.
     pub async fn limit(&self, limit: QueueLimit) -> Result<(), Error> {
         self.0.settles.commit(Step::Limit(limit).into()).await.map(|_| ())
+    }
+
+    /// Pauses or resumes a queue.
+    ///
+    /// # Errors
+    /// As the storage says; doing it again is harmless.
+    pub async fn pause(&self, pause: QueuePause) -> Result<(), Error> {
+        self.0.settles.commit(Step::Pause(pause).into()).await.map(|_| ())
+    }
+
+    /// Records what a handler says. Refused where the attempt isn't running under that fence any more, or where the alias
+    /// is taken.
+    ///
+    /// # Errors
+    /// As the storage says; reporting it again is harmless.
+    pub async fn report(&self, report: Report) -> Result<Outcome, Error> {
+        self.0.settles.commit(Step::Report(report).into()).await
+    }
+
+    /// Says that a worker lives.
+    ///
+    /// # Errors
+    /// As the storage says; the next one makes up for it.
+    pub async fn beat(&self, beat: Beat) -> Result<(), Error> {
+        self.0.settles.commit(Step::Beat(beat).into()).await.map(|_| ())
+    }
+
+    /// Forgets tasks that ended long ago; says how many. At most `prune.limit` in one call: go on while it answers so
+    /// many.
+    ///
+    /// # Errors
+    /// After [`ErrorKind::Unknown`] they are gone or not: prune again.
+    pub async fn prune(&self, prune: Prune) -> Result<u32, Error> {
+        match self.0.settles.commit(Step::Prune(prune).into()).await? {
+            Outcome::Applied(receipts) | Outcome::Already(receipts) => match receipts.first() {
+                Some(Receipt::Pruned(count)) => Ok(*count),
+                other => unreachable!("pruning is answered by its receipt, not {other:?}"),
+            },
+            Outcome::Refused(refused) => unreachable!("pruning isn't refused for {refused:?}"),
+        }
     }
 
     /// Reads in a fresh snapshot.
@@ -351,6 +450,9 @@ fn check(task: &NewTask) -> Result<(), InvalidTask> {
     }
     if task.timeout.is_zero() {
         return invalid("timeout", "must be longer than nothing".into());
+    }
+    if task.deadline == Some(Due::Now) {
+        return invalid("deadline", "must be a time or a duration from now".into());
     }
     if task.parents.len() > PARENTS_MAX {
         return invalid(

@@ -1,6 +1,7 @@
 //! The vocabulary of writes: small guarded steps that the core composes and a storage executes.
 //!
-//! There are four: [`Insert`], [`Transition`], [`Renewal`] and [`QueueLimit`]; claiming is the one write outside
+//! Those about tasks are [`Insert`], [`Transition`], [`Renewal`] and [`Report`]; the others keep house: [`QueueLimit`],
+//! [`QueuePause`], [`Beat`] and [`Prune`]. Claiming is the one write outside
 //! ([`Storage::claim`](crate::Storage::claim)). Settling, retrying, snoozing, cancelling, replacing and rescuing are
 //! all a `Transition` with another guard and another change, so that a storage has one statement to get right.
 //!
@@ -8,12 +9,13 @@
 
 use std::time::Duration;
 
-use crate::name::{Queue, TaskId};
-use crate::task::{Cause, Fence, NewTask, Payload, Revision, State};
+use crate::name::{Kind, Queue, TaskId, WorkerId};
+use crate::task::{Cause, Checkpoint, Fence, LogLine, NewTask, Payload, Progress, Revision, State};
 
-/// Steps that are applied together or not at all.
+/// Steps that are applied together or not at all. Reports and what keeps house stand alone in their batch.
 ///
-/// Within one call of [`Storage::apply`](crate::Storage::apply) at most one transition or renewal may name a task.
+/// Within one call of [`Storage::apply`](crate::Storage::apply) at most one transition, renewal or report may name a
+/// task.
 /// Inside a batch, transitions come before inserts, whatever order they stand in; a task may name a parent that
 /// the same batch inserts before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,15 +39,27 @@ pub enum Step {
     Transition(Transition),
     /// Prolongs a lease.
     Renew(Renewal),
+    /// Records what a handler says while it runs.
+    Report(Report),
     /// Sets or lifts a queue's limit.
     Limit(QueueLimit),
+    /// Pauses or resumes a queue.
+    Pause(QueuePause),
+    /// Says that a worker lives.
+    Beat(Beat),
+    /// Forgets tasks that ended long ago.
+    Prune(Prune),
 }
 
 /// Stores a new task with its edges.
 ///
 /// Guards, in this order: the id is unknown (known with the same digest: already; else [`Refusal::IdTaken`]); the key
 /// is unknown (likewise, [`Refusal::KeyTaken`]); every parent exists ([`Refusal::ParentMissing`]); no unfinished task
-/// holds the slot ([`Refusal::SlotTaken`]).
+/// holds the slot ([`Refusal::SlotTaken`]), unless the request says
+/// [`OnConflict::Queue`](crate::task::OnConflict::Queue): then the new task is stored and waits for it.
+///
+/// A slot has at most one holder: the unfinished task in it that isn't `slot_waiting`. Whoever decides by the holder
+/// share-locks it, like a parent. A task that waits for its slot is `blocked`, whatever else it waits for.
 ///
 /// The parents are share-locked before they are read. Children of what ends in the same call are
 /// released before: an edge that is added counts its parent as it is then, and is not released for that end again. The new task is `failed` with cause `dependency_failed` if one
@@ -71,6 +85,10 @@ impl From<NewTask> for Insert {
 /// A move to a terminal state also releases the task's children, in a later statement of the same transaction: a
 /// child whose edge is satisfied loses one from its counter and becomes `scheduled` or `ready` at zero; a child
 /// whose edge isn't fails with cause `dependency_failed`, and its children are released in turn.
+///
+/// Last of all in the call, after the inserts, each slot that lost its holder goes to the first of those that wait for
+/// it, in the order of arrival: its revision rises, and it becomes `blocked`, `scheduled` or `ready` as if it were new. A newcomer that took
+/// the slot in the same batch ([`decide::replace`](crate::decide::replace)) was quicker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transition {
     /// Which task.
@@ -95,6 +113,8 @@ pub struct Guard {
     pub unless_cancel_requested: bool,
     /// Whether its lease must have lapsed, by the store's clock.
     pub lease_lapsed: bool,
+    /// Whether its deadline must have passed, by the store's clock.
+    pub overdue: bool,
 }
 
 /// A set of states.
@@ -217,6 +237,33 @@ pub struct Renewal {
     pub entered: Option<Duration>,
 }
 
+/// What a handler says while it runs, if the task is running under this fence; else the batch is refused as stale and
+/// nothing is kept. `reported_at` becomes the store's now. The revision rises by one where there is progress, and not
+/// otherwise. Repeating it is harmless: lines are known by their number, checkpoints by their name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Which task.
+    pub task: TaskId,
+    /// Under which fence.
+    pub fence: Fence,
+    /// How far it is.
+    pub progress: Option<Progress>,
+    /// Lines for its log.
+    pub lines: Vec<LogLine>,
+    /// Steps that are finished; one of the same name is replaced.
+    pub checkpoints: Vec<Checkpoint>,
+    /// Another name under which the task is to be found: refused with [`Refusal::AliasTaken`] where it is the id of a task or an
+    /// alias of another one; known already where it is this one's.
+    pub alias: Option<TaskId>,
+}
+
+impl Report {
+    /// A report that says nothing yet.
+    pub fn new(task: TaskId, fence: Fence) -> Self {
+        Self { task, fence, progress: None, lines: Vec::new(), checkpoints: Vec::new(), alias: None }
+    }
+}
+
 /// Sets how many tasks of a queue may run at once; `None` lifts the limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueLimit {
@@ -224,6 +271,45 @@ pub struct QueueLimit {
     pub queue: Queue,
     /// How many; 0 lets none run.
     pub concurrency: Option<u32>,
+}
+
+/// Pauses a queue, so that nothing is claimed from it; or resumes it. What runs goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuePause {
+    /// Which queue.
+    pub queue: Queue,
+    /// Paused or not.
+    pub paused: bool,
+}
+
+/// A worker's sign of life. The store keeps when it was first and last seen, by its own clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// Which incarnation.
+    pub worker: WorkerId,
+    /// From where it claims.
+    pub queues: Vec<Queue>,
+    /// What it can run.
+    pub kinds: Vec<Kind>,
+    /// How many attempts at once.
+    pub concurrency: u32,
+    /// How many attempts it has.
+    pub running: u32,
+    /// Whether it was drained and won't come back.
+    pub gone: bool,
+}
+
+/// Forgets tasks that ended at least so long ago, with all that belongs to them: edges, attempts, logs, checkpoints,
+/// aliases. A task with a key is kept for [`KEY_KEPT`](crate::task::KEY_KEPT) in any case. Workers that weren't seen
+/// for as long as `otherwise`, and hold no running task, are forgotten too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prune {
+    /// For those that succeeded.
+    pub succeeded: Duration,
+    /// For those that failed or were cancelled.
+    pub otherwise: Duration,
+    /// How many tasks at most, the longest ended first.
+    pub limit: u32,
 }
 
 /// What became of a batch.
@@ -250,8 +336,16 @@ pub enum Receipt {
         /// Why the attempt should stop.
         cancel: Option<String>,
     },
+    /// The report was kept.
+    Reported,
     /// The limit was set.
     Limited,
+    /// The queue is paused or not, as asked.
+    Paused,
+    /// The worker was seen.
+    Seen,
+    /// So many tasks were forgotten.
+    Pruned(u32),
 }
 
 /// The few facts about a task by which the core decides what to do next.
@@ -291,6 +385,8 @@ pub enum Refusal {
     SlotTaken(TaskId, Head),
     /// No such parent.
     ParentMissing(TaskId),
+    /// The alias is the id of a task, or an alias of another one: this one.
+    AliasTaken(TaskId),
 }
 
 impl From<Vec<Step>> for Batch {

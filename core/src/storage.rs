@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::name::{Kind, Queue, Slot, StoreId, TaskId, WorkerId};
 use crate::step::{Batch, Head, Outcome};
-use crate::task::{Attempt, Backoff, Fence, Payload, State, Task};
+use crate::task::{Attempt, Backoff, Checkpoint, Fence, LogEntry, Parent, Payload, State, Task};
 use crate::time::Timestamp;
 use crate::wake::Hints;
 
@@ -92,17 +92,32 @@ pub struct Lease {
     pub timeout: Duration,
     /// How long to wait before another.
     pub backoff: Backoff,
+    /// How long until the task's deadline, counted from the claim; zero where it has passed.
+    pub deadline: Option<Duration>,
 }
 
 /// A question to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Query {
-    /// One task.
+    /// One task, by its id or else by an alias.
     Task(TaskId),
     /// Tasks by filter, newest first.
     Tasks(TaskFilter),
     /// The attempts of a task that others followed, oldest first.
     Attempts(TaskId),
+    /// The parents of a task, in order of id, with their states: `None` for one that was pruned.
+    Parents(TaskId),
+    /// Lines of a task's log after this place, by fence, then by number.
+    Log {
+        /// Which task.
+        task: TaskId,
+        /// Fence and number of the last line that is known; (0, 0) for all.
+        after: (Fence, u32),
+        /// How many at most.
+        limit: u32,
+    },
+    /// The finished steps of a task, in order of name.
+    Checkpoints(TaskId),
     /// The few facts about these tasks by which a worker sees whether its attempts should stop.
     Heads(Vec<TaskId>),
     /// Running tasks whose lease has lapsed by the store's clock, longest lapsed first.
@@ -110,6 +125,20 @@ pub enum Query {
         /// How many at most.
         limit: u32,
     },
+    /// Unfinished tasks whose deadline has passed by the store's clock, longest overdue first, with their heads.
+    Overdue {
+        /// How many at most.
+        limit: u32,
+    },
+    /// The queues, and how their tasks are doing.
+    Stats {
+        /// From when on a ready task counts as stale.
+        stale: Duration,
+        /// For how long a running attempt's handler must have given no sign (entered or reported) to count as stuck.
+        stuck: Duration,
+    },
+    /// The workers, in order of id.
+    Workers,
 }
 
 /// Which tasks to list. An empty filter is all of them.
@@ -123,6 +152,12 @@ pub struct TaskFilter {
     pub slot: Option<Slot>,
     /// Of this kind.
     pub kind: Option<Kind>,
+    /// Whether they must not have ended.
+    pub unfinished: bool,
+    /// Whether they must have a slot.
+    pub in_slot: bool,
+    /// Older than this one, in the order of arrival: where the last page ended. No answer where it doesn't exist.
+    pub before: Option<TaskId>,
     /// How many at most.
     pub limit: u32,
 }
@@ -149,8 +184,67 @@ pub enum Answer {
     Attempts(Vec<Attempt>),
     /// Those of the tasks that exist, in any order.
     Heads(Vec<(TaskId, Head)>),
+    /// The parents.
+    Parents(Vec<(Parent, Option<State>)>),
+    /// The lines.
+    Log(Vec<LogEntry>),
+    /// The finished steps.
+    Checkpoints(Vec<Checkpoint>),
     /// The lapsed leases.
     Lapsed(Vec<Lapsed>),
+    /// The overdue tasks.
+    Overdue(Vec<(TaskId, Head)>),
+    /// The queues.
+    Stats(Stats),
+    /// The workers.
+    Workers(Vec<Worker>),
+}
+
+/// How the store's tasks are doing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Every queue that has a task, a limit or a pause, in order of name.
+    pub queues: Vec<QueueStats>,
+}
+
+/// How a queue's tasks are doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Which queue.
+    pub queue: Queue,
+    /// How many of its tasks may run at once.
+    pub concurrency: Option<u32>,
+    /// Whether nothing is claimed from it.
+    pub paused: bool,
+    /// How many tasks are in each state, by [`State::code`].
+    pub tasks: [u64; 7],
+    /// How long the ready task that is due longest has been due.
+    pub oldest_ready: Option<Duration>,
+    /// Ready tasks that have been due for longer than asked.
+    pub stale: u64,
+    /// Running tasks whose handler has given no sign for longer than asked.
+    pub stuck: u64,
+}
+
+/// A worker as the store knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worker {
+    /// Which incarnation.
+    pub id: WorkerId,
+    /// From where it claims.
+    pub queues: Vec<Queue>,
+    /// What it can run.
+    pub kinds: Vec<Kind>,
+    /// How many attempts at once.
+    pub concurrency: u32,
+    /// How many attempts it had when it was last seen.
+    pub running: u32,
+    /// Whether it was drained.
+    pub gone: bool,
+    /// When it was first seen.
+    pub started_at: Timestamp,
+    /// When it was last seen.
+    pub seen_at: Timestamp,
 }
 
 /// A running task whose lease has lapsed: what its rescue is decided by.

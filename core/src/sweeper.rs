@@ -1,4 +1,5 @@
-//! The sweeper: part of every worker and server, not the user's duty. Reclaims lapsed leases, for ever.
+//! The sweeper: part of every worker and server, not the user's duty. Reclaims lapsed leases and ends what is
+//! overdue, for ever.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use crate::time::Clock;
 
 /// How often to look where the configuration doesn't say.
 pub const SWEEP: Duration = Duration::from_secs(5);
-/// Lapsed leases taken up in one go.
+/// Lapsed leases, or overdue tasks, taken up in one go.
 const PAGE: u32 = 500;
 /// Pages in one sweep; the rest waits for the next.
 const PAGES_MAX: u32 = 100;
@@ -20,6 +21,11 @@ pub async fn run<S: Storage, C: Clock>(engine: Engine<S, C>, every: Duration) {
             Ok(0) => {}
             Ok(reclaimed) => tracing::info!(reclaimed, "swept lapsed leases"),
             Err(error) => tracing::warn!(?error, "the sweep failed and will be repeated"),
+        }
+        match engine.expire_overdue(PAGE, PAGES_MAX).await {
+            Ok(0) => {}
+            Ok(expired) => tracing::info!(expired, "ended overdue tasks"),
+            Err(error) => tracing::warn!(?error, "the sweep for deadlines failed and will be repeated"),
         }
         engine.clock().sleep(every).await;
     }

@@ -178,6 +178,10 @@ words!(
         Replace = "replace",
         /// The newcomer is refused.
         Reject = "reject",
+        /// The newcomer is stored and waits, in the order of arrival, until the slot is free.
+        Queue = "queue",
+        /// No new task: the caller is answered with the holder, where the payload is the same.
+        Join = "join",
     }
 );
 
@@ -208,8 +212,10 @@ pub struct Task {
     pub rescues_max: u32,
     /// How often it was claimed.
     pub fence: Fence,
-    /// The slot that it holds until it ends.
+    /// The slot that it holds until it ends, or waits for.
     pub slot: Option<Slot>,
+    /// Whether it waits for its slot, `blocked`, behind the holder and those that came before it.
+    pub slot_waiting: bool,
     /// Its idempotency key.
     pub key: Option<Key>,
     /// Smaller runs first.
@@ -222,10 +228,16 @@ pub struct Task {
     pub submitted_at: Timestamp,
     /// When it may run.
     pub due_at: Timestamp,
+    /// When it fails, with cause `deadline`, unless it has ended.
+    pub deadline_at: Option<Timestamp>,
     /// When it was last claimed.
     pub claimed_at: Option<Timestamp>,
     /// When the last attempt's handler was entered; unknown while the worker hasn't said so.
     pub entered_at: Option<Timestamp>,
+    /// What the last attempt's handler last said about how far it is.
+    pub progress: Option<Progress>,
+    /// The last report of the last attempt's handler: progress, a line of log, a checkpoint or an alias.
+    pub reported_at: Option<Timestamp>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
     /// Until when its worker holds it.
@@ -244,6 +256,78 @@ pub struct Task {
     pub digest: u64,
     /// The last transition's mark, for recognising a repeated one.
     pub mark: u64,
+}
+
+/// How far an attempt is, in its handler's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// 0 to 100.
+    pub percent: u8,
+    /// What it is doing, for people; at most [`PROGRESS_BYTES_MAX`] bytes.
+    pub message: String,
+}
+
+/// The longest message of a progress report.
+pub const PROGRESS_BYTES_MAX: usize = 1_024;
+/// The longest line of a log; a longer one is cut.
+pub const LOG_LINE_BYTES_MAX: usize = 16 << 10;
+/// The most that is kept of one attempt's log.
+pub const LOG_BYTES_MAX: usize = 1 << 20;
+/// The longest name of a checkpoint.
+pub const CHECKPOINT_NAME_BYTES_MAX: usize = 128;
+/// The most checkpoints that a task may have.
+pub const CHECKPOINTS_MAX: usize = 1_000;
+/// How long a task that ended keeps its idempotency key at least, however eagerly tasks are pruned.
+pub const KEY_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+words!(
+    /// Where a line of a log came from.
+    Stream {
+        /// The program's standard output.
+        Stdout = "stdout",
+        /// The program's standard error.
+        Stderr = "stderr",
+        /// The handler itself, or its worker.
+        Log = "log",
+    }
+);
+
+/// A line of an attempt's log. With the task and the fence its number is its identity: storing it again changes
+/// nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// From 1, in the attempt's order.
+    pub number: u32,
+    /// How long before the report that carries it it was written.
+    pub ago: Duration,
+    /// Where it came from.
+    pub stream: Stream,
+    /// The text, without its line break.
+    pub text: String,
+}
+
+/// A line of a log as the store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Which attempt wrote it.
+    pub fence: Fence,
+    /// From 1, in the attempt's order.
+    pub number: u32,
+    /// When it was written, by the store's clock.
+    pub at: Timestamp,
+    /// Where it came from.
+    pub stream: Stream,
+    /// The text.
+    pub text: String,
+}
+
+/// The result of a finished step of a handler, for the attempts that follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Which step; at most [`CHECKPOINT_NAME_BYTES_MAX`] bytes, unique within the task.
+    pub name: String,
+    /// What came of it: bytes to us, JSON by convention.
+    pub value: Payload,
 }
 
 /// The wait before another attempt: `min × 2ⁿ`, at most `max`, ± 20 %.
@@ -301,6 +385,8 @@ pub struct NewTask {
     pub payload: Payload,
     /// When it may run.
     pub due: Due,
+    /// When it fails unless it has ended; [`Due::Now`] makes no sense here and is refused.
+    pub deadline: Option<Due>,
     /// How many attempts it has, at least 1.
     pub attempts_max: u32,
     /// How many lost attempts it survives; 0 = at most once.
@@ -336,6 +422,7 @@ impl NewTask {
             priority: 0,
             payload: payload.into(),
             due: Due::Now,
+            deadline: None,
             attempts_max: ATTEMPTS_MAX,
             rescues_max: RESCUES_MAX,
             timeout: TIMEOUT,
@@ -366,14 +453,15 @@ impl NewTask {
             text(parent.id.as_str());
             text(parent.on_failure.as_str());
         }
-        let (due_kind, due) = match self.due {
-            Due::Now => (0, 0),
+        let moment = |due| match due {
+            Due::Now => (0_u8, 0_i64),
             Due::After(delay) => (1, crate::time::micros(delay)),
             Due::At(at) => (2, at.as_micros()),
         };
+        let (due_kind, due) = moment(self.due);
         let numbers = [
             i64::from(self.priority),
-            due_kind,
+            i64::from(due_kind),
             due,
             i64::from(self.attempts_max),
             i64::from(self.rescues_max),
@@ -383,6 +471,10 @@ impl NewTask {
         ];
         for number in numbers {
             hash.update(&number.to_le_bytes());
+        }
+        if let Some((kind, deadline)) = self.deadline.map(moment) {
+            hash.update(&[kind]);
+            hash.update(&deadline.to_le_bytes());
         }
         hash.update(&self.payload);
         hash.digest()

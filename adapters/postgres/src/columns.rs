@@ -232,6 +232,9 @@ impl<'a> Sorted<'a> {
             Step::Transition(what) => self.moves.push(Placed { step: at, batch, what }),
             Step::Renew(what) => self.renewals.push(Placed { step: at, batch, what }),
             Step::Insert(what) => self.inserts.push(Placed { step: at, batch, what }),
+            Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => {
+                unreachable!("checked before")
+            }
             Step::Limit(what) => self.limits.push(Placed { step: at, batch, what }),
         }
     }
@@ -361,6 +364,9 @@ fn check_sizes(batches: &[Batch]) -> Result<(), Error> {
                 (&change.task, change.change.output.as_ref().map_or(0, |it| it.len()))
             }
             Step::Renew(_) | Step::Limit(_) => continue,
+            Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => {
+                return Err(Error::new(ErrorKind::Broken, "this storage can't do that yet"));
+            }
         };
         if bytes > PAYLOAD_BYTES_MAX {
             return Err(rejected(format!(

@@ -252,6 +252,7 @@ fn lease(request: &ClaimRequest, row: &Row) -> Result<(usize, Lease), Error> {
         attempts_max: count(field(row, 7)?),
         timeout: duration(field(row, 8)?),
         backoff: Backoff { min: duration(field(row, 9)?), max: duration(field(row, 10)?) },
+        deadline: None,
     };
     Ok((place, lease))
 }

@@ -114,6 +114,7 @@ impl Section<'_> {
                 Receipt::Renewed { cancel }
             }
             Step::Limit(_) => Receipt::Limited,
+            Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => return Err(garbled()),
         })
     }
 

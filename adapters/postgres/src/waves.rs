@@ -91,6 +91,7 @@ fn touch<'a>(batch: &'a Batch, touches: &mut Vec<(Touched<'a>, Touch)>) {
         match step {
             Step::Transition(step) => touches.push((Touched::Task(step.task.as_str()), Touch::Alone)),
             Step::Renew(step) => touches.push((Touched::Task(step.task.as_str()), Touch::Alone)),
+            Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => {}
             Step::Limit(step) => touches.push((Touched::Queue(step.queue.as_str()), Touch::Alone)),
             Step::Insert(Insert { task, .. }) => {
                 touches.push((Touched::Task(task.id.as_str()), Touch::Alone));
@@ -144,6 +145,7 @@ impl Twins {
                     check_once(written.insert(Touched::Task(task.as_str())), task)?;
                     continue;
                 }
+                Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => continue,
                 Step::Limit(limit) => {
                     check_once(written.insert(Touched::Queue(limit.queue.as_str())), &limit.queue)?;
                     continue;
@@ -232,6 +234,7 @@ mod tests {
             fence: Some(1),
             unless_cancel_requested: false,
             lease_lapsed: false,
+            overdue: false,
         };
         Step::Transition(Transition::new(id(name), guard, Change::to(State::Succeeded)))
     }

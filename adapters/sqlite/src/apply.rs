@@ -84,6 +84,9 @@ impl<'c> Steps<'c> {
             Step::Transition(transition) => self.transitions.transition(tx, transition),
             Step::Renew(renewal) => self.transitions.renew(tx, renewal),
             Step::Limit(limit) => self.limit(tx, limit),
+            Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => {
+                Err(rusqlite::Error::InvalidQuery)
+            }
         }
     }
 

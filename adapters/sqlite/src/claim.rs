@@ -112,6 +112,7 @@ impl<'c> Claims<'c> {
                 attempts_max: row.get(7)?,
                 timeout: duration(row, 8)?,
                 backoff: Backoff { min: duration(row, 9)?, max: duration(row, 10)? },
+                deadline: None,
             });
         }
         // The search ends before the update, which changes the index that it walks.

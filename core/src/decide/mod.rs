@@ -40,6 +40,8 @@ pub enum Command {
     Cancel,
     /// A newer task takes its slot.
     Replace,
+    /// Its deadline passed.
+    Expire,
 }
 
 /// The state machine: where a task goes, or `None` where the command doesn't apply to its state.
@@ -65,6 +67,7 @@ pub const fn next(state: State, command: Command) -> Option<State> {
         (S::Running, C::Cancel) => Some(S::Running),
         (S::Blocked | S::Scheduled | S::Ready, C::Cancel) => Some(S::Cancelled),
         (S::Blocked | S::Scheduled | S::Ready | S::Running, C::Replace) => Some(S::Cancelled),
+        (S::Blocked | S::Scheduled | S::Ready | S::Running, C::Expire) => Some(S::Failed),
         (S::Blocked, C::Promote | C::Claim | C::End(_) | C::Again { .. }) => None,
         (S::Scheduled | S::Ready, C::Release { .. } | C::FailDependent | C::End(_) | C::Again { .. }) => None,
         (S::Scheduled, C::Claim) | (S::Ready, C::Promote) => None,
@@ -78,7 +81,8 @@ pub const fn next(state: State, command: Command) -> Option<State> {
             | C::End(_)
             | C::Again { .. }
             | C::Cancel
-            | C::Replace,
+            | C::Replace
+            | C::Expire,
         ) => None,
     }
 }
@@ -99,7 +103,10 @@ pub fn is_legal(from: State, to: State) -> bool {
         Command::Again { later: false },
         Command::Cancel,
     ];
-    COMMANDS.into_iter().chain([Command::Replace]).any(|command| next(from, command) == Some(to))
+    COMMANDS
+        .into_iter()
+        .chain([Command::Replace, Command::Expire])
+        .any(|command| next(from, command) == Some(to))
 }
 
 /// What an ended parent means for one of its children.
@@ -221,6 +228,7 @@ fn attempt_transition(lease: &Lease, change: Change) -> Transition {
         // A task that somebody wants to stop must not wait for another attempt.
         unless_cancel_requested: change.to.is_waiting(),
         lease_lapsed: false,
+        overdue: false,
     };
     Transition::new(lease.task.clone(), guard, change)
 }
@@ -254,7 +262,13 @@ pub fn cancel(task: &TaskId, found: State, reason: &str) -> Option<Transition> {
     let guard = match to {
         State::Running => {
             change.request_cancel = Some(printable(reason));
-            Guard { from: States::RUNNING, fence: None, unless_cancel_requested: true, lease_lapsed: false }
+            Guard {
+                from: States::RUNNING,
+                fence: None,
+                unless_cancel_requested: true,
+                lease_lapsed: false,
+                overdue: false,
+            }
         }
         State::Blocked
         | State::Scheduled
@@ -264,7 +278,13 @@ pub fn cancel(task: &TaskId, found: State, reason: &str) -> Option<Transition> {
         | State::Cancelled => {
             change.cause = Some(Cause::Cancelled);
             change.error = Some(printable(reason));
-            Guard { from: States::WAITING, fence: None, unless_cancel_requested: false, lease_lapsed: false }
+            Guard {
+                from: States::WAITING,
+                fence: None,
+                unless_cancel_requested: false,
+                lease_lapsed: false,
+                overdue: false,
+            }
         }
     };
     Some(Transition::new(task.clone(), guard, change))
@@ -277,9 +297,31 @@ pub fn replace(holder: &TaskId, newcomer: &TaskId) -> Transition {
         error: Some(format!("replaced by {newcomer}")),
         ..Change::to(State::Cancelled)
     };
-    let guard =
-        Guard { from: States::UNFINISHED, fence: None, unless_cancel_requested: false, lease_lapsed: false };
+    let guard = Guard {
+        from: States::UNFINISHED,
+        fence: None,
+        unless_cancel_requested: false,
+        lease_lapsed: false,
+        overdue: false,
+    };
     Transition::new(holder.clone(), guard, change)
+}
+
+/// Ends an unfinished task whose deadline has passed, whatever it is doing.
+pub fn expire(task: &TaskId) -> Transition {
+    let change = Change {
+        cause: Some(Cause::Deadline),
+        error: Some("its deadline passed before it had ended".into()),
+        ..Change::to(State::Failed)
+    };
+    let guard = Guard {
+        from: States::UNFINISHED,
+        fence: None,
+        unless_cancel_requested: false,
+        lease_lapsed: false,
+        overdue: true,
+    };
+    Transition::new(task.clone(), guard, change)
 }
 
 /// What becomes of a task whose lease has lapsed: cancelled if somebody asked for that; rescued, the attempt given
@@ -321,6 +363,7 @@ pub fn reclaim(lapsed: &Lapsed) -> Transition {
         fence: Some(lapsed.fence),
         unless_cancel_requested: lapsed.cancel.is_none(),
         lease_lapsed: true,
+        overdue: false,
     };
     Transition::new(lapsed.task.clone(), guard, change)
 }

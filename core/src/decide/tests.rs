@@ -16,6 +16,7 @@ fn lease(attempt: u32, attempts_max: u32) -> Lease {
         attempts_max,
         timeout: Duration::from_secs(60),
         backoff: Backoff::default(),
+        deadline: None,
     }
 }
 

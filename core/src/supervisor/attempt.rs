@@ -147,7 +147,11 @@ fn after(lease: &Lease, why: &Refusal) -> AfterRefusal {
     match why {
         Refusal::Stale(head) => decide::after_refusal(lease, *head),
         Refusal::NotFound => AfterRefusal::LeaseLost,
-        Refusal::IdTaken(_) | Refusal::KeyTaken(..) | Refusal::SlotTaken(..) | Refusal::ParentMissing(_) => {
+        Refusal::IdTaken(_)
+        | Refusal::KeyTaken(..)
+        | Refusal::SlotTaken(..)
+        | Refusal::ParentMissing(_)
+        | Refusal::AliasTaken(_) => {
             unreachable!("a transition isn't refused for {why:?}")
         }
     }
@@ -199,6 +203,7 @@ mod tests {
             attempts_max: 1,
             timeout: Duration::from_secs(60),
             backoff: Backoff::default(),
+            deadline: None,
         };
         let orders = Orders { stop: None, lease_until: Moment::from_origin(Duration::from_secs(30)) };
         let registered = Registry::new().register(lease.task.clone(), 1, orders);

@@ -184,7 +184,7 @@ pub(crate) fn refused(id: &TaskId, refusal: &Refusal) -> Problem {
         Refusal::ParentMissing(parent) => {
             invalid(format!("there is no task {parent} to wait for")).field("after").task(parent)
         }
-        Refusal::NotFound | Refusal::Stale(_) => {
+        Refusal::NotFound | Refusal::Stale(_) | Refusal::AliasTaken(_) => {
             taken("contended", "contended", "the slot changed hands too often".into())
                 .help("nothing was stored: send the same request again")
         }

@@ -71,6 +71,7 @@ pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Resu
         slot: parameters.take("slot", Slot::new)?,
         kind: parameters.take("kind", Kind::new)?,
         limit: parameters.take("limit", |text| limit(&text))?.unwrap_or(LIST),
+        ..TaskFilter::default()
     };
     parameters.none_left("state, queue, slot, kind, limit")?;
     let settings = &api.0.settings;

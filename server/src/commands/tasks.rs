@@ -101,6 +101,7 @@ pub(super) async fn list(args: cli::List, target: &Target, out: Out) -> Result<E
         slot: args.slot,
         kind: args.kind,
         limit: args.limit,
+        ..TaskFilter::default()
     };
     let tasks = target.backend(Missing::Refuse).await?.list(filter).await?;
     out.write(&tasks, |out| show::table(out, &tasks))?;

@@ -200,7 +200,16 @@ fn rank(mode: Mode, step: &Step) -> u8 {
     match (mode, step) {
         (_, Step::Insert(_)) => 2,
         (Mode::Postgres, Step::Renew(_)) => 1,
-        (Mode::Postgres | Mode::Sqlite, Step::Transition(_) | Step::Limit(_) | Step::Renew(_)) => 0,
+        (
+            Mode::Postgres | Mode::Sqlite,
+            Step::Transition(_)
+            | Step::Limit(_)
+            | Step::Renew(_)
+            | Step::Report(_)
+            | Step::Pause(_)
+            | Step::Beat(_)
+            | Step::Prune(_),
+        ) => 0,
     }
 }
 

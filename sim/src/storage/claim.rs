@@ -166,5 +166,6 @@ fn lease_of(row: &StoreRow) -> Lease {
         attempts_max: task.attempts_max,
         timeout: task.timeout,
         backoff: task.backoff,
+        deadline: None,
     }
 }

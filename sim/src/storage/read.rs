@@ -25,6 +25,12 @@ pub(super) fn read(server: &Server, query: &Query) -> View {
                 })
                 .collect(),
         ),
+        Query::Parents(_) => Answer::Parents(Vec::new()),
+        Query::Log { .. } => Answer::Log(Vec::new()),
+        Query::Checkpoints(_) => Answer::Checkpoints(Vec::new()),
+        Query::Overdue { .. } => Answer::Overdue(Vec::new()),
+        Query::Stats { .. } => Answer::Stats(Default::default()),
+        Query::Workers => Answer::Workers(Vec::new()),
         Query::Heads(ids) => {
             Answer::Heads(ids.iter().filter_map(|id| Some((id.clone(), head(&find(server, id)?)))).collect())
         }

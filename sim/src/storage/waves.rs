@@ -68,6 +68,7 @@ fn touches(batch: &Batch) -> Vec<(Touched<'_>, bool)> {
         match step {
             Step::Transition(step) => touches.push((Touched::Task(step.task.as_str()), true)),
             Step::Renew(step) => touches.push((Touched::Task(step.task.as_str()), true)),
+            Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => {}
             Step::Limit(step) => touches.push((Touched::Queue(step.queue.as_str()), true)),
             Step::Insert(Insert { task, .. }) => {
                 touches.push((Touched::Task(task.id.as_str()), true));

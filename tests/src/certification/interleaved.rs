@@ -118,6 +118,7 @@ pub fn outcome_text(answer: &Result<Vec<Outcome>, Error>) -> String {
             Refusal::KeyTaken(..) => "key taken",
             Refusal::SlotTaken(..) => "slot taken",
             Refusal::ParentMissing(_) => "no parent",
+            Refusal::AliasTaken(_) => "alias taken",
         }
         .to_owned(),
         other => format!("{other:?}"),
@@ -363,7 +364,19 @@ fn claim(limit: u32) -> Call {
 fn lease(name: &str) -> Lease {
     let NewTask { id, kind, queue, payload, attempts_max, timeout, .. } = task(name);
     let backoff = Backoff::default();
-    Lease { task: id, fence: 1, kind, queue, slot: None, payload, attempt: 1, attempts_max, timeout, backoff }
+    Lease {
+        task: id,
+        fence: 1,
+        kind,
+        queue,
+        slot: None,
+        payload,
+        attempt: 1,
+        attempts_max,
+        timeout,
+        backoff,
+        deadline: None,
+    }
 }
 
 fn settle(name: &str) -> Call {

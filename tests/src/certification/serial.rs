@@ -177,6 +177,7 @@ fn shown(call: &Call, answer: &Answered, measure: Measure) -> String {
             Refusal::KeyTaken(holder, _) => format!("key taken by {holder}"),
             Refusal::SlotTaken(holder, _) => format!("slot taken by {holder}"),
             Refusal::ParentMissing(parent) => format!("no parent {parent}"),
+            Refusal::AliasTaken(holder) => format!("alias taken by {holder}"),
         },
     };
     batches.iter().zip(outcomes).map(show).collect::<Vec<_>>().join(", ")
@@ -240,15 +241,23 @@ fn heads_in(outcome: &Outcome) -> Vec<(TaskId, Head)> {
         Outcome::Applied(receipts) | Outcome::Already(receipts) => {
             let inserted = |receipt: &Receipt| match receipt {
                 Receipt::Inserted(id, head) => Some((id.clone(), *head)),
-                Receipt::Moved(_) | Receipt::Renewed { .. } | Receipt::Limited => None,
+                Receipt::Moved(_)
+                | Receipt::Renewed { .. }
+                | Receipt::Reported
+                | Receipt::Limited
+                | Receipt::Paused
+                | Receipt::Seen
+                | Receipt::Pruned(_) => None,
             };
             receipts.iter().filter_map(inserted).collect()
         }
         Outcome::Refused(refused) => match &refused.why {
             Refusal::KeyTaken(id, head) | Refusal::SlotTaken(id, head) => vec![(id.clone(), *head)],
-            Refusal::NotFound | Refusal::Stale(_) | Refusal::IdTaken(_) | Refusal::ParentMissing(_) => {
-                Vec::new()
-            }
+            Refusal::NotFound
+            | Refusal::Stale(_)
+            | Refusal::IdTaken(_)
+            | Refusal::ParentMissing(_)
+            | Refusal::AliasTaken(_) => Vec::new(),
         },
     }
 }
@@ -334,7 +343,7 @@ impl Generator {
                 let queue = self.random.chance(30).then(|| Queue::trusted("q1"));
                 let slot = self.random.chance(20).then(|| self.slot());
                 let state = self.random.chance(70).then_some(state);
-                Query::Tasks(TaskFilter { state, queue, slot, limit, kind: None })
+                Query::Tasks(TaskFilter { state, queue, slot, limit, ..TaskFilter::default() })
             }
         }
     }
@@ -371,6 +380,9 @@ impl Generator {
                 Step::Transition(step) => written.insert(step.task.clone()),
                 Step::Renew(step) => written.insert(step.task.clone()),
                 Step::Limit(step) => limited.insert(step.queue.clone()),
+                Step::Pause(step) => limited.insert(step.queue.clone()),
+                Step::Report(step) => written.insert(step.task.clone()),
+                Step::Beat(_) | Step::Prune(_) => true,
             });
             if !steps.is_empty() {
                 batches.push(Batch { steps });

@@ -324,7 +324,8 @@ pub(super) fn cancel_because(task: &str, found: State, reason: &str) -> Step {
 
 /// Ends a task whatever it is doing, without the word of a worker.
 pub(super) fn end(task: &str, from: States, to: State, cause: Cause) -> Step {
-    let guard = Guard { from, fence: None, unless_cancel_requested: false, lease_lapsed: false };
+    let guard =
+        Guard { from, fence: None, unless_cancel_requested: false, lease_lapsed: false, overdue: false };
     let change = Change { cause: Some(cause), ..Change::to(to) };
     Step::Transition(Transition::new(id(task), guard, change))
 }

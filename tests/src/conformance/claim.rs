@@ -114,6 +114,7 @@ async fn a_lease_says_what_its_handler_needs<S: Storage>(bench: &Bench<S>) {
         attempts_max: 4,
         timeout: asked.timeout,
         backoff: asked.backoff,
+        deadline: None,
     };
     assert_eq!(lease, expected);
 }

@@ -82,6 +82,7 @@ fn writes_about(lease: &Lease) -> Vec<(&'static str, Step)> {
         fence: Some(lease.fence),
         unless_cancel_requested: true,
         lease_lapsed: true,
+        overdue: false,
     };
     let change = steadfast_core::step::Change {
         cause: Some(Cause::LeaseLapsed),

@@ -147,6 +147,9 @@ impl Caller {
                     values.extend(of_renewal(step));
                 }
                 Step::Limit(_) => unreachable!("limits are set before"),
+                Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => {
+                    unreachable!("no program has them")
+                }
             }
         }
         if together > 0
