@@ -475,7 +475,7 @@ fn contested(what: &str) -> Error {
     Error::new(ErrorKind::Conflict, format!("{what}; nothing was changed, try again"))
 }
 
-fn mismatch(answer: &Answer) -> Error {
+pub(crate) fn mismatch(answer: &Answer) -> Error {
     let shown: String = format!("{answer:?}").chars().take(40).collect();
     Error::new(ErrorKind::Broken, format!("the storage answered another question: {shown}"))
 }
