@@ -182,6 +182,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
 
     fn accepted(&self, receipts: &[Receipt], is_new: bool, replaced: Option<TaskId>) -> Submitted {
         if let Some(replaced) = &replaced {
+            tracing::info!(task = %replaced, "task replaced in its slot");
             self.0.registry.stop(
                 replaced,
                 Fence::MAX,
@@ -190,7 +191,11 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         }
         match receipts.last() {
             Some(Receipt::Inserted(id, Head { state, rev, .. })) => {
-                tracing::debug!(task = %id, %state, is_new, "task accepted");
+                if is_new {
+                    tracing::debug!(task = %id, %state, "task accepted");
+                } else {
+                    tracing::debug!(task = %id, %state, "task known already");
+                }
                 Submitted::Accepted(Accepted {
                     id: id.clone(),
                     state: *state,
@@ -218,10 +223,14 @@ impl<S: Storage, C: Clock> Engine<S, C> {
             let to = transition.change.to;
             match self.settle(transition).await? {
                 Outcome::Applied(_) | Outcome::Already(_) if to == State::Running => {
+                    tracing::info!(task = %id, reason, "task asked to stop");
                     self.0.registry.stop(id, Fence::MAX, &StopReason::Cancelled(decide::printable(reason)));
                     return Ok(Cancelled::Requested);
                 }
-                Outcome::Applied(_) | Outcome::Already(_) => return Ok(Cancelled::Ended),
+                Outcome::Applied(_) | Outcome::Already(_) => {
+                    tracing::info!(task = %id, reason, "task cancelled while it waited");
+                    return Ok(Cancelled::Ended);
+                }
                 Outcome::Refused(refused) => match refused.why {
                     Refusal::Stale(head) if head.state == State::Running && head.cancel_requested => {
                         return Ok(Cancelled::Requested);
@@ -475,7 +484,7 @@ fn contested(what: &str) -> Error {
     Error::new(ErrorKind::Conflict, format!("{what}; nothing was changed, try again"))
 }
 
-fn mismatch(answer: &Answer) -> Error {
+pub(crate) fn mismatch(answer: &Answer) -> Error {
     let shown: String = format!("{answer:?}").chars().take(40).collect();
     Error::new(ErrorKind::Broken, format!("the storage answered another question: {shown}"))
 }
