@@ -18,7 +18,7 @@ use crate::service::{Service, Submission};
 use crate::store::{self, Host};
 use crate::units::duration_text;
 use crate::wire::{
-    CancelledJson, ItemJson, LogJson, Problem, PrunedJson, QueueJson, QueuesJson, RetriedJson, SlotJson,
+    CancelledJson, DiagnosisJson, ItemJson, LogJson, Problem, PrunedJson, QueueJson, QueuesJson, RetriedJson, SlotJson,
     SlotsJson, StatsJson, SubmittedJson, TaskJson, TasksJson, WorkersJson,
 };
 
@@ -201,6 +201,15 @@ impl Backend {
             &parameters,
             wait
         ))
+    }
+
+    /// Where a task is and why, and what happens next.
+    ///
+    /// # Errors
+    /// There is no such task.
+    pub async fn diagnosis(&self, id: &TaskId) -> Result<DiagnosisJson, Failure> {
+        let path = format!("/v1/tasks/{id}/diagnosis");
+        ask!(self, |service| service.diagnosis(id), |client| client.get(&path, &[], Duration::ZERO))
     }
 
     /// Cancels a task.

@@ -85,6 +85,8 @@ pub enum Command {
     Wait(Wait),
     /// Show what a task's attempts have written
     Logs(Logs),
+    /// Say where a task is and why, and what happens next
+    Diagnose(One),
     /// Cancel tasks
     Cancel(Cancel),
     /// Run tasks again that failed, were cancelled, or wait for another attempt

@@ -85,6 +85,7 @@ pub fn router(settings: Settings) -> Router {
         .route("/v1/tasks", post(submit::submit).get(tasks::list))
         .route("/v1/tasks/{id}", get(tasks::one))
         .route("/v1/tasks/{id}/events", get(events::events))
+        .route("/v1/tasks/{id}/diagnosis", get(tasks::diagnosis))
         .route("/v1/tasks/{id}/log", get(tasks::log))
         .route("/v1/tasks/{id}/attempts", get(tasks::attempts))
         .route("/v1/tasks/{id}/cancel", post(tasks::cancel))

@@ -109,6 +109,17 @@ pub(super) async fn attempts(
     Ok(answer::json(StatusCode::OK, &attempts))
 }
 
+/// `GET /v1/tasks/{id}/diagnosis`.
+pub(super) async fn diagnosis(
+    State(api): State<Api>,
+    id: Segment,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
+    parameters.none_left("")?;
+    let diagnosis = api.0.settings.service.diagnosis(&id.id()?).await?;
+    Ok(answer::json(StatusCode::OK, &diagnosis))
+}
+
 /// The body of a cancel; it may be empty.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]

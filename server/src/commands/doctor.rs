@@ -9,6 +9,7 @@ use std::time::Duration;
 use anstyle::AnsiColor;
 use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
+use steadfast::core::diagnose::{STALE, STUCK};
 use steadfast::core::storage::TaskFilter;
 use steadfast::{State, StoreUrl};
 
@@ -254,13 +255,13 @@ fn tasks(stats: &StatsJson, found: &mut Found) {
         (
             stats.stale,
             "stale",
-            format!("ready for more than {} and not claimed", minutes(crate::service::STALE)),
+            format!("ready for more than {} and not claimed", minutes(STALE)),
             "see `steadfast queues` and the workers below",
         ),
         (
             stats.stuck,
             "stuck",
-            format!("running without a sign for more than {}", minutes(crate::service::STUCK)),
+            format!("running without a sign for more than {}", minutes(STUCK)),
             "see `steadfast list --state running`; the timeout ends them, or cancel them",
         ),
     ] {

@@ -65,6 +65,7 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::Watch(args) => watch::watch(args, &target, out).await,
         Command::Wait(args) => tasks::wait(args, &target, out).await,
         Command::Logs(args) => watch::logs(args, &target, out).await,
+        Command::Diagnose(args) => tasks::diagnose(args, &target, out).await,
         Command::Cancel(args) => tasks::cancel(args, &target, out).await,
         Command::Retry(args) => tasks::retry(args, &target, out).await,
         Command::Slots(args) => houses::slots(args, &target, out).await,

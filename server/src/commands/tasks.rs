@@ -100,6 +100,12 @@ pub(super) async fn status(args: cli::One, target: &Target, out: Out) -> Result<
     Ok(ExitCode::SUCCESS)
 }
 
+pub(super) async fn diagnose(args: cli::One, target: &Target, out: Out) -> Result<ExitCode, Failure> {
+    let diagnosis = target.backend(Missing::Refuse).await?.diagnosis(&args.id).await?;
+    out.write(&diagnosis, |out| write!(out, "{}", diagnosis.page))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 pub(super) async fn list(args: cli::List, target: &Target, out: Out) -> Result<ExitCode, Failure> {
     let filter = TaskFilter {
         state: args.state,

@@ -62,6 +62,7 @@ impl Crew {
         server: Option<String>,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, Failure> {
+        worker_config.check().map_err(|invalid| Failure::new(Exit::Usage, invalid.to_string()))?;
         let mut options = Options::new(worker_config.grace);
         options.server = server;
         options.guard = GuardExe::this_executable();
@@ -77,7 +78,7 @@ impl Crew {
             config.server.allow_run.then(|| Adopter::start(host.clone(), options, worker_config.clone()));
         let works = handlers.kinds().next().is_some();
         let handlers = measured(handlers, metrics, host.engine());
-        let worker = works.then(|| host.work(handlers, worker_config));
+        let worker = works.then(|| host.work(handlers, worker_config).expect("it was checked"));
         Ok(Self { worker, adopter, lives: watch::channel(true).0 })
     }
 

@@ -1,87 +1,43 @@
 //! Retrying tasks, and freeing slots.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use steadfast::core::step::{Change, Guard, Outcome, Receipt, States, Step, Transition};
+use steadfast::core::engine::{Accepted, Retried};
 use steadfast::core::storage::TaskFilter;
-use steadfast::core::task::{Due, OnConflict};
-use steadfast::{Key, NewTask, Slot, State, Storage, Task, TaskId};
+use steadfast::{Slot, State, Task, TaskId};
 
 use super::looks::LIST_MAX;
-use super::{Service, Submission, no_task};
+use super::{Service, no_task, refused};
 use crate::wire::{CancelledJson, HolderJson, Problem, RetriedJson, SlotJson, SlotsJson};
 
 /// Pages of tasks that are looked through for slots.
 const PAGES_MAX: u32 = 100;
 
 impl Service {
-    /// Runs a task again: at once where it waits for another attempt. One that has failed or was cancelled stays what
-    /// it is; a new task with the same request takes its place, once for each task, however often it is asked for.
+    /// Tries a task again: at once where it waits for its time. One that has failed or was cancelled stays what it is; a
+    /// new task with the same request takes its place.
     ///
     /// # Errors
     /// There is none, there is nothing to retry, or the store can't be reached.
     pub async fn retry(&self, id: &TaskId) -> Result<RetriedJson, Problem> {
-        let Some(task) = self.engine.task(id).await? else { return Err(no_task(id)) };
-        match task.state {
-            State::Scheduled if task.fence > 0 => self.retry_now(&task).await,
-            State::Failed | State::Cancelled => self.retry_anew(&task).await,
-            State::Blocked | State::Scheduled | State::Ready | State::Running => {
-                let detail = format!("task {id} is {}: there is nothing to retry yet", task.state);
+        match self.engine.retry(id).await? {
+            Retried::Due => Ok(retried(id, "now", id.as_str(), State::Ready)),
+            Retried::Anew(Accepted { id: task, is_new, state, .. }) => {
+                Ok(retried(id, if is_new { "new" } else { "known" }, task.as_str(), state))
+            }
+            Retried::Unfinished(state) => {
+                let detail = format!("task {id} is {state}: there is nothing to retry yet");
                 Err(Problem::new(409, "not_ended", "too early", detail).task(id))
             }
-            State::Succeeded => {
+            Retried::Succeeded => {
                 let detail = format!("task {id} has succeeded");
                 Err(Problem::new(409, "had_succeeded", "nothing to retry", detail)
                     .task(id)
                     .help("submit it again, if it is to run once more"))
             }
+            Retried::NotFound => Err(no_task(id)),
+            Retried::Refused(refusal) => Err(refused(id, &refusal)),
         }
-    }
-
-    async fn retry_now(&self, task: &Task) -> Result<RetriedJson, Problem> {
-        let guard = Guard {
-            from: States::of(&[State::Scheduled]),
-            fence: Some(task.fence),
-            unless_cancel_requested: false,
-            lease_lapsed: false,
-            overdue: false,
-        };
-        let step = Step::Transition(Transition::new(task.id.clone(), guard, Change::to(State::Ready)));
-        let outcomes = self.engine.storage().apply(&[step.into()]).await?;
-        let changed = || {
-            let detail = format!("task {} has changed meanwhile", task.id);
-            Problem::new(409, "contended", "contended", detail)
-                .task(&task.id)
-                .help("look at it, and try again")
-        };
-        match outcomes.first() {
-            Some(Outcome::Applied(receipts) | Outcome::Already(receipts)) => {
-                let Some(Receipt::Moved(head)) = receipts.first() else { return Err(changed()) };
-                Ok(retried(&task.id, "now", task.id.as_str(), head.state.as_str()))
-            }
-            Some(Outcome::Refused(_)) | None => Err(changed()),
-        }
-    }
-
-    async fn retry_anew(&self, task: &Task) -> Result<RetriedJson, Problem> {
-        let mut again = NewTask::new(steadfast::task_id(), task.kind.clone(), task.payload.clone());
-        again.queue = task.queue.clone();
-        again.slot = task.slot.clone().map(|slot| (slot, OnConflict::Reject));
-        // Asked for twice it runs once. An id too long to be part of a key goes without.
-        again.key = Key::new(format!("retry:{}", task.id)).ok();
-        again.priority = task.priority;
-        again.due = Due::Now;
-        again.deadline =
-            task.deadline_at.map(|at| Due::After(at.since(task.submitted_at).max(Duration::from_millis(1))));
-        again.attempts_max = task.attempts_max;
-        again.rescues_max = task.rescues_max;
-        again.timeout = task.timeout;
-        again.backoff = task.backoff;
-        // It doesn't wait for what the first one waited for: whoever retries it wants it to run.
-        let submitted = self.submit(Submission { task: again, id_is_given: false }).await?;
-        let word = if submitted.new { "new" } else { "known" };
-        Ok(retried(&task.id, word, &submitted.id, &submitted.state))
     }
 
     /// The slots that are held or waited for.
@@ -162,6 +118,6 @@ fn free(slot: &Slot) -> Problem {
     Problem::new(404, "slot_free", "nobody is in it", format!("no unfinished task is in the slot {slot:?}"))
 }
 
-fn retried(id: &TaskId, retry: &str, task: &str, state: &str) -> RetriedJson {
-    RetriedJson { id: id.to_string(), retry: retry.into(), task: task.into(), state: state.into() }
+fn retried(id: &TaskId, retry: &str, task: &str, state: State) -> RetriedJson {
+    RetriedJson { id: id.to_string(), retry: retry.into(), task: task.into(), state: state.to_string() }
 }

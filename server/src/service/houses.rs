@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use steadfast::core::diagnose::{STALE, STUCK};
 use steadfast::core::step::{Prune, QueueLimit, QueuePause};
 use steadfast::core::storage::{Answer, Query, Stats, Worker};
 use steadfast::{Queue, Timestamp};
@@ -11,10 +12,6 @@ use super::{Service, mismatch};
 use crate::units::time_text;
 use crate::wire::{Problem, PrunedJson, QueueJson, QueuesJson, StatsJson, WorkerJson, WorkersJson};
 
-/// A ready task that has been due for longer counts as stale: nobody seems to be there for it.
-pub const STALE: Duration = Duration::from_secs(300);
-/// A running attempt whose handler has given no sign for longer counts as stuck.
-pub const STUCK: Duration = Duration::from_secs(600);
 /// Tasks that are forgotten in one transaction.
 const PRUNED_TOGETHER: u32 = 1_000;
 

@@ -9,7 +9,7 @@ use steadfast::core::task::{Fence, Parent};
 use steadfast::{Clock, Revision, State, Task, TaskId};
 
 use super::{Service, mismatch, no_task};
-use crate::wire::{AttemptJson, AttemptsJson, LogJson, Problem, TaskJson, TasksJson};
+use crate::wire::{AttemptJson, AttemptsJson, DiagnosisJson, LogJson, Problem, TaskJson, TasksJson};
 
 /// The most tasks of one listing.
 pub const LIST_MAX: u32 = 1_000;
@@ -122,5 +122,16 @@ impl Service {
             attempts.push(AttemptJson::last(&task));
         }
         Ok(AttemptsJson { attempts })
+    }
+
+    /// Where a task is and why, and what happens next.
+    ///
+    /// # Errors
+    /// There is no such task, or the store can't be reached.
+    pub async fn diagnosis(&self, id: &TaskId) -> Result<DiagnosisJson, Problem> {
+        match self.engine.diagnose(id).await? {
+            Some(diagnosis) => Ok(DiagnosisJson::from(&diagnosis)),
+            None => Err(no_task(id)),
+        }
     }
 }

@@ -16,7 +16,6 @@ use crate::request::{FieldError, TaskRequest};
 use crate::store::StoreEngine;
 use crate::wire::{CancelledJson, ItemAnswer, ItemJson, Problem, SubmittedJson};
 
-pub use houses::{STALE, STUCK};
 pub use looks::{LIST_MAX, LOG_LINES_MAX};
 
 /// A store, and what can be asked of it.

@@ -1,18 +1,15 @@
 //! What is shown of a task's history, of slots, queues, workers and the store as a whole.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use steadfast::core::diagnose::{Diagnosis, Passed, WORKER_SILENT};
 use steadfast::core::storage::{QueueStats, Worker};
 use steadfast::core::task::{Attempt, LogEntry};
 use steadfast::{State, Task, Timestamp};
 
 use super::TaskJson;
 use crate::units::time_text;
-
-/// How long a worker that has given no sign is taken to live.
-pub const WORKER_ALIVE: Duration = Duration::from_secs(60);
 
 /// An event: a revision of a task that was observed.
 #[derive(Debug, Clone, Serialize)]
@@ -159,6 +156,77 @@ pub struct AttemptsJson {
     pub attempts: Vec<AttemptJson>,
 }
 
+/// Where a task is and why, and what happens next.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the core documents the fields")]
+pub struct DiagnosisJson {
+    pub id: String,
+    pub state: String,
+    pub store: String,
+    pub as_of: String,
+    pub finding: String,
+    pub verdict: String,
+    pub advice: Option<String>,
+    pub hops: Vec<HopJson>,
+    pub next: Vec<NextJson>,
+    pub attempts: Vec<AttemptJson>,
+    /// All of it as a page for people.
+    pub page: String,
+}
+
+/// A stage of a task's life.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HopJson {
+    /// Which.
+    pub stage: String,
+    /// Whether the task has passed it; null where that isn't known.
+    pub passed: Option<bool>,
+    /// When, where that is recorded.
+    pub at: Option<String>,
+    /// How that is known, or why not.
+    pub evidence: String,
+}
+
+/// Something that is to happen.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NextJson {
+    /// When; where it isn't said, once the condition in the words is met.
+    pub at: Option<String>,
+    /// What.
+    pub what: String,
+}
+
+impl From<&Diagnosis> for DiagnosisJson {
+    fn from(diagnosis: &Diagnosis) -> Self {
+        let hop = |hop: &steadfast::core::diagnose::Hop| {
+            let (passed, at, evidence) = match &hop.passed {
+                Passed::Yes { at, evidence } => (Some(true), *at, evidence),
+                Passed::No { because } => (Some(false), None, because),
+                Passed::Unknown { because } => (None, None, because),
+            };
+            let (stage, at) = (hop.stage.as_str().into(), at.map(time_text));
+            HopJson { stage, passed, at, evidence: evidence.clone() }
+        };
+        let next = |next: &steadfast::core::diagnose::Next| NextJson {
+            at: next.at.map(time_text),
+            what: next.what.clone(),
+        };
+        Self {
+            id: diagnosis.task.to_string(),
+            state: diagnosis.state.to_string(),
+            store: diagnosis.store.to_string(),
+            as_of: time_text(diagnosis.as_of),
+            finding: diagnosis.finding.as_str().into(),
+            verdict: diagnosis.verdict.clone(),
+            advice: diagnosis.advice.clone(),
+            hops: diagnosis.hops.iter().map(hop).collect(),
+            next: diagnosis.next.iter().map(next).collect(),
+            attempts: diagnosis.attempts.iter().map(Into::into).collect(),
+            page: diagnosis.page(time_text),
+        }
+    }
+}
+
 /// The answer to a retry.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RetriedJson {
@@ -267,7 +335,7 @@ impl WorkerJson {
             concurrency: worker.concurrency,
             running: worker.running,
             gone: worker.gone,
-            alive: !worker.gone && as_of.since(worker.seen_at) < WORKER_ALIVE,
+            alive: !worker.gone && as_of.since(worker.seen_at) < WORKER_SILENT,
             started_at: time_text(worker.started_at),
             seen_at: time_text(worker.seen_at),
         }
