@@ -1,6 +1,5 @@
 //! What stands alone in its batch, as columns: the parameters of `keep`, which is carried out after all waves.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use postgres_types::{ToSql, Type};
@@ -22,7 +21,7 @@ columns! {
     k_task: Vec<&'a str> = TEXT_ARRAY,
     k_fence: Vec<i64> = INT8_ARRAY,
     k_percent: Sparse<i16> = INT2_ARRAY,
-    k_message: Sparse<Cow<'a, str>> = TEXT_ARRAY,
+    k_message: Sparse<&'a str> = TEXT_ARRAY,
     k_alias: Sparse<&'a str> = TEXT_ARRAY,
 
     /// For each line of a log, the report that brings it.
@@ -32,7 +31,7 @@ columns! {
     g_number: Vec<i64> = INT8_ARRAY,
     g_ago: Vec<i64> = INT8_ARRAY,
     g_stream: Vec<&'static str> = TEXT_ARRAY,
-    g_text: Vec<Cow<'a, str>> = TEXT_ARRAY,
+    g_text: Vec<&'a str> = TEXT_ARRAY,
 
     /// For each checkpoint, the report that brings it.
     c_step: Vec<i32> = INT4_ARRAY,
@@ -128,7 +127,7 @@ impl<'a> Keeping<'a> {
         self.k_task.push(task);
         self.k_fence.push(fence);
         self.k_percent.push(report.progress.as_ref().map(|progress| i16::from(progress.percent)));
-        self.k_message.push(report.progress.as_ref().map(|progress| printable(&progress.message)));
+        self.k_message.push(report.progress.as_ref().map(|progress| progress.message.as_str()));
         self.k_alias.push(report.alias.as_ref().map(|alias| alias.as_str()));
         for line in &report.lines {
             self.g_step.push(at);
@@ -137,7 +136,7 @@ impl<'a> Keeping<'a> {
             self.g_number.push(i64::from(line.number));
             self.g_ago.push(micros(line.ago));
             self.g_stream.push(line.stream.as_str());
-            self.g_text.push(printable(&line.text));
+            self.g_text.push(&line.text);
         }
         let mut names = BTreeSet::new();
         for checkpoint in report.checkpoints.iter().rev().filter(|one| names.insert(&one.name)) {
@@ -158,9 +157,4 @@ impl<'a> Keeping<'a> {
 
 fn words(names: &[impl AsRef<str>]) -> String {
     names.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(",")
-}
-
-/// What a program wrote may have zero bytes in it, which PostgreSQL has no text for. The line counts, not the byte.
-fn printable(text: &str) -> Cow<'_, str> {
-    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
 }

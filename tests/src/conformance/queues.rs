@@ -175,10 +175,11 @@ async fn a_queue_is_listed_for_a_task_a_limit_or_a_pause<S: Storage>(bench: &Ben
     applied(bench.send(limit("limited", None)).await);
     set(bench, "paused", false).await;
     assert_eq!(bench.stats(LONG, LONG).await, [QueueStats { paused: true, ..empty("both") }]);
-    bench.bring("both", State::Succeeded).await;
+    bench.insert(in_own_queue("both")).await;
+    moved(bench.send(cancel("both", State::Ready)).await);
     set(bench, "both", false).await;
     let mut ended = empty("both");
-    ended.tasks[usize::from(State::Succeeded.code())] = 1;
+    ended.tasks[usize::from(State::Cancelled.code())] = 1;
     assert_eq!(bench.stats(LONG, LONG).await, [ended]);
 }
 
