@@ -573,3 +573,6 @@ async fn wait_for_drain(drain: &mut watch::Receiver<bool>, draining: bool) {
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod tests;
