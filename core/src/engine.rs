@@ -3,7 +3,7 @@
 //!
 //! It spawns nothing. [`Engine::new`] returns the engine and the future that commits for it, which the host runs.
 
-mod read;
+pub(crate) mod read;
 mod retry;
 
 use std::future::Future;
@@ -27,6 +27,7 @@ use crate::task::{Due, Fence, NewTask, OnConflict, PARENTS_MAX, PAYLOAD_BYTES_MA
 use crate::time::Clock;
 use crate::wake::Hints;
 
+pub(crate) use read::mismatch;
 pub use retry::Retried;
 
 /// How often a decision is made anew because the task changed under it.
@@ -193,6 +194,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
 
     fn accepted(&self, receipts: &[Receipt], is_new: bool, replaced: Option<TaskId>) -> Submitted {
         if let Some(replaced) = &replaced {
+            tracing::info!(task = %replaced, "task replaced in its slot");
             self.0.registry.stop(
                 replaced,
                 Fence::MAX,
@@ -201,7 +203,11 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         }
         match receipts.last() {
             Some(Receipt::Inserted(id, Head { state, rev, .. })) => {
-                tracing::debug!(task = %id, %state, is_new, "task accepted");
+                if is_new {
+                    tracing::debug!(task = %id, %state, "task accepted");
+                } else {
+                    tracing::debug!(task = %id, %state, "task known already");
+                }
                 Submitted::Accepted(Accepted {
                     id: id.clone(),
                     state: *state,
@@ -229,10 +235,14 @@ impl<S: Storage, C: Clock> Engine<S, C> {
             let to = transition.change.to;
             match self.settle(transition).await? {
                 Outcome::Applied(_) | Outcome::Already(_) if to == State::Running => {
+                    tracing::info!(task = %id, reason, "task asked to stop");
                     self.0.registry.stop(id, Fence::MAX, &StopReason::Cancelled(decide::printable(reason)));
                     return Ok(Cancelled::Requested);
                 }
-                Outcome::Applied(_) | Outcome::Already(_) => return Ok(Cancelled::Ended),
+                Outcome::Applied(_) | Outcome::Already(_) => {
+                    tracing::info!(task = %id, reason, "task cancelled while it waited");
+                    return Ok(Cancelled::Ended);
+                }
                 Outcome::Refused(refused) => match refused.why {
                     Refusal::Stale(head) if head.state == State::Running && head.cancel_requested => {
                         return Ok(Cancelled::Requested);
@@ -260,7 +270,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         for _ in 0..pages_max {
             let lapsed = match self.read(&Query::Lapsed { limit: page }).await?.answer {
                 Answer::Lapsed(lapsed) => lapsed,
-                other => return Err(read::mismatch(&other)),
+                other => return Err(mismatch(&other)),
             };
             let full = lapsed.len() as u64 >= u64::from(page);
             let batches =
@@ -299,7 +309,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         for _ in 0..pages_max {
             let overdue = match self.read(&Query::Overdue { limit: page }).await?.answer {
                 Answer::Overdue(overdue) => overdue,
-                other => return Err(read::mismatch(&other)),
+                other => return Err(mismatch(&other)),
             };
             let full = overdue.len() as u64 >= u64::from(page);
             let batches =

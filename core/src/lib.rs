@@ -7,6 +7,7 @@
 //! code that ships is the code that the simulator runs.
 
 pub mod decide;
+pub mod diagnose;
 pub mod name;
 pub mod step;
 pub mod storage;

@@ -330,6 +330,7 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
     fn start(&mut self, lease: Lease, claim_sent: Moment) -> impl Future<Output = u64> + Send + use<S, C> {
         self.attempts_made += 1;
         let number = self.attempts_made;
+        tracing::debug!(task = %lease.task, worker = %self.config.id, fence = lease.fence, attempt = lease.attempt, "task claimed");
         let orders = Orders { stop: None, lease_until: claim_sent + self.config.lease };
         let registered = self.engine.registry().register(lease.task.clone(), lease.fence, orders);
         let attempt = Arc::new(Attempt::new(lease, registered, claim_sent));

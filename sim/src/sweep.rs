@@ -139,9 +139,13 @@ fn parents(entries: &[Entry], tasks: &[TaskId]) -> Vec<TaskId> {
 fn concerns(event: &Event, tasks: &[TaskId]) -> bool {
     match event {
         Event::Changed { after, .. } => tasks.contains(&after.id),
+        Event::Pruned { task } => tasks.contains(&task.id),
         Event::Edge(edge) => tasks.contains(&edge.child) && tasks.contains(&edge.parent),
         Event::Submitting { task }
         | Event::Submitted { task, .. }
+        | Event::Kept { task, .. }
+        | Event::Aliased { task, .. }
+        | Event::Reported { task, .. }
         | Event::Cancelled { task, .. }
         | Event::Entered { task, .. }
         | Event::Told { task, .. }

@@ -121,7 +121,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
     }
 }
 
-pub(super) fn mismatch(answer: &Answer) -> Error {
+pub(crate) fn mismatch(answer: &Answer) -> Error {
     let shown: String = format!("{answer:?}").chars().take(40).collect();
     Error::new(ErrorKind::Broken, format!("the storage answered another question: {shown}"))
 }

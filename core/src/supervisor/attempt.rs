@@ -12,9 +12,9 @@ use crate::engine::Engine;
 use crate::handler::{Context, Handler, StopReason, Verdict};
 use crate::registry::Registered;
 use crate::report::{Desk, Now, Reporter};
-use crate::step::{Outcome, Refusal, Transition};
+use crate::step::{Change, Outcome, Refusal, Transition};
 use crate::storage::{Error, ErrorKind, Lease, Storage};
-use crate::task::Cause;
+use crate::task::{Cause, State};
 use crate::time::{Clock, Moment};
 
 /// The wait before a settling is repeated; it doubles up to `SETTLE_RETRY_MAX`.
@@ -189,10 +189,9 @@ async fn record<S: Storage, C: Clock>(engine: &Engine<S, C>, attempt: &Attempt, 
     let lease = &attempt.lease;
     let mut delay = SETTLE_RETRY_MIN;
     loop {
-        let to = transition.change.to;
         match engine.settle(transition.clone()).await {
             Ok(Outcome::Applied(_) | Outcome::Already(_)) => {
-                tracing::debug!(task = %lease.task, fence = lease.fence, became = %to, "attempt settled");
+                log_settled(lease, &transition.change);
                 return;
             }
             Ok(Outcome::Refused(refused)) => match after(lease, &transition, &refused.why) {
@@ -217,6 +216,27 @@ async fn record<S: Storage, C: Clock>(engine: &Engine<S, C>, attempt: &Attempt, 
                 engine.clock().sleep(delay).await;
                 delay = (delay * 2).min(SETTLE_RETRY_MAX);
             }
+        }
+    }
+}
+
+/// The longest part of an error that is logged, in characters; the task has all of it.
+const LOGGED_CHARS_MAX: usize = 300;
+
+/// What failed for good is worth a warning, what will be tried again a note.
+fn log_settled(lease: &Lease, change: &Change) {
+    let Lease { task, fence, attempt, .. } = lease;
+    let (became, cause) = (change.to, change.cause.map_or("", Cause::as_str));
+    let error: String = change.error.iter().flat_map(|error| error.chars()).take(LOGGED_CHARS_MAX).collect();
+    match became {
+        State::Failed => {
+            tracing::warn!(%task, fence, attempt, %became, cause, error, "attempt settled");
+        }
+        State::Blocked | State::Scheduled | State::Ready | State::Running => {
+            tracing::info!(%task, fence, attempt, %became, cause, error, "attempt settled");
+        }
+        State::Succeeded | State::Cancelled => {
+            tracing::debug!(%task, fence, attempt, %became, cause, error, "attempt settled");
         }
     }
 }
