@@ -3,12 +3,15 @@
 //!
 //! It spawns nothing. [`Engine::new`] returns the engine and the future that commits for it, which the host runs.
 
+pub(crate) mod read;
+mod retry;
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, join, select};
+use futures_util::future::{Either, join3, select};
 
 use crate::committer::{self, Lane};
 use crate::decide;
@@ -19,12 +22,12 @@ use crate::step::{
     Batch, Beat, Head, Insert, Outcome, Prune, QueueLimit, QueuePause, Receipt, Refusal, Report, Step,
     Transition,
 };
-use crate::storage::{Answer, Error, ErrorKind, Lapsed, Query, Storage, TaskFilter, View};
-use crate::task::{
-    Attempt, Due, Fence, NewTask, OnConflict, PARENTS_MAX, PAYLOAD_BYTES_MAX, Revision, State, Task,
-};
+use crate::storage::{Answer, Error, ErrorKind, Lapsed, Query, Storage};
+use crate::task::{Due, Fence, NewTask, OnConflict, PARENTS_MAX, PAYLOAD_BYTES_MAX, Revision, State, Task};
 use crate::time::Clock;
 use crate::wake::Hints;
+
+pub use retry::Retried;
 
 /// How often a decision is made anew because the task changed under it.
 pub const DECISION_ROUNDS_MAX: u32 = 32;
@@ -42,6 +45,8 @@ struct Inner<S, C> {
     /// Submits have a lane of their own: a key that somebody holds in an open transaction must not hold up settling.
     submits: Lane,
     settles: Lane,
+    /// So do reports: a flood of log must not hold it up either.
+    reports: Lane,
     registry: Registry,
 }
 
@@ -84,10 +89,15 @@ pub struct InvalidTask {
 }
 
 impl Accepted {
+    /// A task that was there before.
+    fn known(task: &Task) -> Self {
+        let Task { id, state, rev, .. } = task;
+        Self { id: id.clone(), state: *state, rev: *rev, is_new: false, replaced: None, joined: false }
+    }
+
     /// The holder of the slot, in place of a new task.
     fn joined(holder: &Task) -> Self {
-        let Task { id, state, rev, .. } = holder;
-        Self { id: id.clone(), state: *state, rev: *rev, is_new: false, replaced: None, joined: true }
+        Self { joined: true, ..Self::known(holder) }
     }
 }
 
@@ -110,10 +120,11 @@ impl<S: Storage, C: Clock> Engine<S, C> {
     pub fn new(storage: S, clock: C) -> (Self, impl Future<Output = ()> + Send + use<S, C>) {
         let (submits, submit_commits) = committer::lane(storage.clone(), clock.clone());
         let (settles, settle_commits) = committer::lane(storage.clone(), clock.clone());
+        let (reports, report_commits) = committer::lane(storage.clone(), clock.clone());
         let commits = async {
-            join(submit_commits.run(), settle_commits.run()).await;
+            join3(submit_commits.run(), settle_commits.run(), report_commits.run()).await;
         };
-        let inner = Inner { storage, clock, submits, settles, registry: Registry::new() };
+        let inner = Inner { storage, clock, submits, settles, reports, registry: Registry::new() };
         (Self(Arc::new(inner)), commits)
     }
 
@@ -258,7 +269,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         for _ in 0..pages_max {
             let lapsed = match self.read(&Query::Lapsed { limit: page }).await?.answer {
                 Answer::Lapsed(lapsed) => lapsed,
-                other => return Err(mismatch(&other)),
+                other => return Err(read::mismatch(&other)),
             };
             let full = lapsed.len() as u64 >= u64::from(page);
             let batches =
@@ -297,7 +308,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         for _ in 0..pages_max {
             let overdue = match self.read(&Query::Overdue { limit: page }).await?.answer {
                 Answer::Overdue(overdue) => overdue,
-                other => return Err(mismatch(&other)),
+                other => return Err(read::mismatch(&other)),
             };
             let full = overdue.len() as u64 >= u64::from(page);
             let batches =
@@ -340,7 +351,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
     /// # Errors
     /// As the storage says; reporting it again is harmless.
     pub async fn report(&self, report: Report) -> Result<Outcome, Error> {
-        self.0.settles.commit(Step::Report(report).into()).await
+        self.0.reports.commit(Step::Report(report).into()).await
     }
 
     /// Says that a worker lives.
@@ -363,47 +374,6 @@ impl<S: Storage, C: Clock> Engine<S, C> {
                 other => unreachable!("pruning is answered by its receipt, not {other:?}"),
             },
             Outcome::Refused(refused) => unreachable!("pruning isn't refused for {refused:?}"),
-        }
-    }
-
-    /// Reads in a fresh snapshot.
-    ///
-    /// # Errors
-    /// As the storage says.
-    pub async fn read(&self, query: &Query) -> Result<View, Error> {
-        self.0.storage.read(query).await
-    }
-
-    /// One task as it is now, if there is one.
-    ///
-    /// # Errors
-    /// As the storage says.
-    pub async fn task(&self, id: &TaskId) -> Result<Option<Task>, Error> {
-        match self.read(&Query::Task(id.clone())).await?.answer {
-            Answer::Task(task) => Ok(task.map(|task| *task)),
-            other => Err(mismatch(&other)),
-        }
-    }
-
-    /// Tasks by filter, newest first.
-    ///
-    /// # Errors
-    /// As the storage says.
-    pub async fn tasks(&self, filter: TaskFilter) -> Result<Vec<Task>, Error> {
-        match self.read(&Query::Tasks(filter)).await?.answer {
-            Answer::Tasks(tasks) => Ok(tasks),
-            other => Err(mismatch(&other)),
-        }
-    }
-
-    /// The attempts of a task that others followed, oldest first.
-    ///
-    /// # Errors
-    /// As the storage says.
-    pub async fn attempts(&self, id: &TaskId) -> Result<Vec<Attempt>, Error> {
-        match self.read(&Query::Attempts(id.clone())).await?.answer {
-            Answer::Attempts(attempts) => Ok(attempts),
-            other => Err(mismatch(&other)),
         }
     }
 
@@ -482,9 +452,4 @@ fn check(task: &NewTask) -> Result<(), InvalidTask> {
 
 fn contested(what: &str) -> Error {
     Error::new(ErrorKind::Conflict, format!("{what}; nothing was changed, try again"))
-}
-
-pub(crate) fn mismatch(answer: &Answer) -> Error {
-    let shown: String = format!("{answer:?}").chars().take(40).collect();
-    Error::new(ErrorKind::Broken, format!("the storage answered another question: {shown}"))
 }

@@ -113,7 +113,9 @@ fn carry_on(
 ) -> (DrainHandle, impl Future<Output = TaskId> + Send + use<>) {
     let config = WorkerConfig { id: worker_id(), queues: vec![task.queue], concurrency: 1, ..worker.clone() };
     let handler = only(task.id.clone(), Recorded::new(options.clone(), Logged));
-    let mut worker = host.work(Handlers::new().with(run_kind(), handler), config);
+    let mut worker = host
+        .work(Handlers::new().with(run_kind(), handler), config)
+        .expect("a worker of this configuration was started before");
     let handle = worker.drain_handle();
     let (host, id) = (host.clone(), task.id);
     let end = async move {

@@ -155,7 +155,7 @@ impl Here {
     async fn run(self, mut signals: Signals, out: Out) -> Result<ExitCode, Failure> {
         let (relay, mut written) = Relay::start()
             .map_err(|error| Failure::new(Exit::RunFailed, format!("no thread for the output: {error}")))?;
-        let mut worker = self.work(&relay);
+        let mut worker = self.work(&relay)?;
         let interrupted = tokio::select! {
             interrupted = self.follow(&mut signals, &relay, &mut written) => interrupted,
             ended = worker.ended() => Err(unasked(ended)),
@@ -183,14 +183,16 @@ impl Here {
         Ok(ExitCode::from(exit_code(&task, exit.as_ref(), interrupt)))
     }
 
-    fn work(&self, relay: &Relay) -> steadfast::Worker {
+    fn work(&self, relay: &Relay) -> Result<steadfast::Worker, Failure> {
         let mut config = self.host.worker_config();
         config.queues = vec![self.task.queue.clone()];
         config.concurrency = 1;
         config.lease = self.lease.unwrap_or(config.lease);
         let recorded = Recorded::new(Options::new(config.grace), relay.clone());
         let handler = only(self.task.id.clone(), recorded);
-        self.host.work(Handlers::new().with(run_kind(), handler), config)
+        self.host
+            .work(Handlers::new().with(run_kind(), handler), config)
+            .map_err(|invalid| Failure::new(Exit::Usage, invalid.to_string()))
     }
 
     /// Waits for the task's end, and passes on what is to end it sooner; says what that was.

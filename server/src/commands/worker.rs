@@ -55,6 +55,7 @@ impl Crew {
         worker_config: WorkerConfig,
         server: Option<String>,
     ) -> Result<Self, Failure> {
+        worker_config.check().map_err(|invalid| Failure::new(Exit::Usage, invalid.to_string()))?;
         let mut options = Options::new(worker_config.grace);
         options.server = server;
         options.guard = GuardExe::this_executable();
@@ -69,7 +70,7 @@ impl Crew {
         let adopter =
             config.server.allow_run.then(|| Adopter::start(host.clone(), options, worker_config.clone()));
         let works = handlers.kinds().next().is_some();
-        let worker = works.then(|| host.work(handlers, worker_config));
+        let worker = works.then(|| host.work(handlers, worker_config).expect("it was checked"));
         Ok(Self { worker, adopter })
     }
 
