@@ -27,6 +27,7 @@ use crate::task::{Due, Fence, NewTask, OnConflict, PARENTS_MAX, PAYLOAD_BYTES_MA
 use crate::time::Clock;
 use crate::wake::Hints;
 
+pub(crate) use read::mismatch;
 pub use retry::Retried;
 
 /// How often a decision is made anew because the task changed under it.
@@ -269,7 +270,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         for _ in 0..pages_max {
             let lapsed = match self.read(&Query::Lapsed { limit: page }).await?.answer {
                 Answer::Lapsed(lapsed) => lapsed,
-                other => return Err(read::mismatch(&other)),
+                other => return Err(mismatch(&other)),
             };
             let full = lapsed.len() as u64 >= u64::from(page);
             let batches =
@@ -308,7 +309,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         for _ in 0..pages_max {
             let overdue = match self.read(&Query::Overdue { limit: page }).await?.answer {
                 Answer::Overdue(overdue) => overdue,
-                other => return Err(read::mismatch(&other)),
+                other => return Err(mismatch(&other)),
             };
             let full = overdue.len() as u64 >= u64::from(page);
             let batches =

@@ -10,11 +10,12 @@ use steadfast::core::storage::TaskFilter;
 use steadfast::core::supervisor::DrainHandle;
 use steadfast::exec::{Logged, Options, RUN_KIND, Recorded};
 use steadfast::{
-    Cause, Clock, Context, Handler, Handlers, Host, Kind, State, Task, TaskId, Verdict, WorkerConfig,
-    worker_id,
+    Cause, Clock, Context, Handler, Handlers, Kind, State, Task, TaskId, Verdict, WorkerConfig, worker_id,
 };
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+
+use crate::store::Host;
 
 /// How often to look.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

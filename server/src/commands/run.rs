@@ -12,18 +12,17 @@ use steadfast::core::engine::{Accepted, Cancelled, Submitted};
 use steadfast::core::task::OnConflict;
 use steadfast::exec::{Options, RUN_KIND, Recorded, RunCommand};
 use steadfast::subprocess::Exit as CommandExit;
-use steadfast::{
-    Cause, Handlers, Host, NewTask, Queue, State, StoreId, StoreUrl, Task, TaskId, WorkerPanicked,
-};
+use steadfast::{Cause, Handlers, NewTask, Queue, State, StoreId, StoreUrl, Task, TaskId, WorkerPanicked};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::adopt::{only, run_kind};
 use super::relay::{Relay, Written};
 use super::{Out, note};
-use crate::api;
 use crate::backend::{Missing, open};
 use crate::cli;
 use crate::failure::{Exit, Failure};
+use crate::service;
+use crate::store::Host;
 use crate::units::{duration_text, time_text};
 use crate::wire::TaskJson;
 
@@ -100,7 +99,7 @@ fn unasked(ended: Result<(), WorkerPanicked>) -> Failure {
 }
 
 fn no_task(id: &TaskId) -> Failure {
-    api::no_task(id).into()
+    service::no_task(id).into()
 }
 
 /// A queue for one task. Two ids that differ only beyond the length of a name share one, which harms neither.
@@ -116,7 +115,7 @@ async fn submit(host: &Host, task: NewTask) -> Result<Task, Failure> {
             let task = host.engine().task(&id).await?.ok_or_else(|| no_task(&id))?;
             if is_new { Ok(task) } else { resumable(task) }
         }
-        Submitted::Refused(refusal) => Err(api::refused(&id, &refusal).into()),
+        Submitted::Refused(refusal) => Err(service::refused(&id, &refusal).into()),
         Submitted::Invalid(wrong) => Err(Failure::new(Exit::Usage, wrong.to_string())),
     }
 }
@@ -176,8 +175,8 @@ impl Here {
         drained.map_err(|panicked| unasked(Err(panicked)))?;
         let task = self.host.engine().task(&self.task.id).await?.ok_or_else(|| no_task(&self.task.id))?;
         if out.json {
-            let json =
-                serde_json::to_string(&TaskJson::new(&task, &self.store_id)).expect("our own types are JSON");
+            let json = serde_json::to_string(&TaskJson::new(&task, &[], &self.store_id))
+                .expect("our own types are JSON");
             eprintln!("{json}");
         }
         Ok(ExitCode::from(exit_code(&task, exit.as_ref(), interrupt)))
