@@ -18,8 +18,8 @@ use crate::service::{Service, Submission};
 use crate::store::{self, Host};
 use crate::units::duration_text;
 use crate::wire::{
-    CancelledJson, DiagnosisJson, ItemJson, LogJson, Problem, PrunedJson, QueueJson, QueuesJson, RetriedJson, SlotJson,
-    SlotsJson, StatsJson, SubmittedJson, TaskJson, TasksJson, WorkersJson,
+    CancelledJson, DiagnosisJson, ItemJson, LogJson, Problem, PrunedJson, QueueJson, QueuesJson, RetriedJson,
+    SlotJson, SlotsJson, StatsJson, SubmittedJson, TaskJson, TasksJson, WorkersJson,
 };
 
 /// A store or a server.
