@@ -3,7 +3,7 @@
 //!
 //! It spawns nothing. [`Engine::new`] returns the engine and the future that commits for it, which the host runs.
 
-mod read;
+pub(crate) mod read;
 mod retry;
 
 use std::future::Future;

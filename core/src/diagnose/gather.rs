@@ -1,6 +1,7 @@
 //! Gathers what a diagnosis is made from: reads only.
 
-use crate::engine::{Engine, mismatch};
+use crate::engine::Engine;
+use crate::engine::read::mismatch;
 use crate::name::{Slot, TaskId};
 use crate::storage::{Answer, Error, Query, Storage, TaskFilter, View};
 use crate::task::State;
