@@ -454,3 +454,6 @@ fn check(task: &NewTask) -> Result<(), InvalidTask> {
 fn contested(what: &str) -> Error {
     Error::new(ErrorKind::Conflict, format!("{what}; nothing was changed, try again"))
 }
+
+#[cfg(test)]
+mod tests;

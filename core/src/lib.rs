@@ -23,6 +23,9 @@ pub mod supervisor;
 pub mod sweeper;
 pub mod wake;
 
+#[cfg(test)]
+mod fake;
+
 pub use engine::Engine;
 pub use handler::{Context, Handler, Handlers, Verdict};
 pub use name::{Key, Kind, Queue, Slot, StoreId, TaskId, WorkerId};

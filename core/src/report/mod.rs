@@ -354,15 +354,15 @@ impl Said {
     }
 
     fn log_line(&mut self, at: Moment, stream: Stream, text: &str) {
-        let text = storable(text, LOG_LINE_BYTES_MAX);
-        let cost = text.len() + LOG_LINE_COST;
+        let bytes = text.len().min(LOG_LINE_BYTES_MAX);
         // Once something was dropped all that follows is, too: a log has no holes before its last line.
-        if self.log.lines_dropped > 0 || self.log.bytes + cost > LOG_BYTES_MAX {
+        if self.log.lines_dropped > 0 || self.log.bytes + bytes + LOG_LINE_COST > LOG_BYTES_MAX {
             self.log.lines_dropped += 1;
-            self.log.bytes_dropped += text.len() as u64;
+            self.log.bytes_dropped += bytes as u64;
             return;
         }
-        self.log.bytes += cost;
+        let text = storable(text, LOG_LINE_BYTES_MAX);
+        self.log.bytes += text.len() + LOG_LINE_COST;
         self.push_line(at, stream, text);
     }
 
