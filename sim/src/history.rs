@@ -12,7 +12,7 @@ use steadfast_core::{ErrorKind, State, Timestamp};
 use crate::storage::rows::{EdgeRow, StoreRow};
 
 /// One thing that happened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub enum Event {
     /// A transaction changed a task.
     Changed {
@@ -101,7 +101,7 @@ pub enum Event {
 }
 
 /// What a client was told about a submit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SubmitAnswer {
     /// Accepted, under this id.
     Accepted(TaskId),
@@ -178,22 +178,6 @@ impl History {
     fn lock(&self) -> MutexGuard<'_, Recorded> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A number that is equal for equal histories.
-pub fn hash(entries: &[Entry]) -> u64 {
-    struct Hashed(xxhash_rust::xxh3::Xxh3);
-    impl fmt::Write for Hashed {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            self.0.update(text.as_bytes());
-            Ok(())
-        }
-    }
-    let mut hashed = Hashed(xxhash_rust::xxh3::Xxh3::new());
-    for entry in entries {
-        fmt::Write::write_fmt(&mut hashed, format_args!("{entry:?}")).expect("hashing doesn't fail");
-    }
-    hashed.0.digest()
 }
 
 impl fmt::Display for Entry {
