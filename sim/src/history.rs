@@ -9,7 +9,7 @@ use steadfast_core::name::{Queue, TaskId};
 use steadfast_core::task::{Fence, Task};
 use steadfast_core::{ErrorKind, State, Timestamp};
 
-use crate::storage::rows::{EdgeRow, StoreRow};
+use crate::storage::rows::{EdgeRow, RowKey, StoreRow};
 
 /// One thing that happened.
 #[derive(Debug, Clone, Hash)]
@@ -23,12 +23,44 @@ pub enum Event {
     },
     /// A transaction added an edge.
     Edge(EdgeRow),
-    /// A transaction set a queue's limit.
+    /// A transaction set a queue's limit, or paused or resumed it.
     Limited {
         /// The queue.
         queue: Queue,
-        /// How many may run.
+        /// How many may run: none while it is paused.
         concurrency: Option<u32>,
+    },
+    /// A transaction kept a line of a log, or a finished step.
+    Kept {
+        /// Of which task.
+        task: TaskId,
+        /// The fence under which it was said.
+        fence: Fence,
+        /// The line's number; 0 for a finished step.
+        number: u32,
+    },
+    /// A transaction gave a task another name.
+    Aliased {
+        /// The other name.
+        alias: TaskId,
+        /// The task.
+        task: TaskId,
+    },
+    /// A transaction forgot a task.
+    Pruned {
+        /// As it was.
+        task: Arc<Task>,
+    },
+    /// A report of a handler was answered.
+    Reported {
+        /// The task.
+        task: TaskId,
+        /// The fence under which it was sent.
+        fence: Fence,
+        /// The number of the line that it brought.
+        number: u32,
+        /// Whether it was kept.
+        kept: bool,
     },
     /// A client sent a submit.
     Submitting {
@@ -145,7 +177,7 @@ impl History {
     }
 
     /// Adds what a transaction has written: of its changes, which all happen at once, those that end a task first.
-    pub(crate) fn committed(&self, at: Timestamp, rows: &[StoreRow]) {
+    pub(crate) fn committed(&self, at: Timestamp, rows: &[StoreRow], deleted: &[RowKey]) {
         let state = &mut *self.lock();
         let ends = |row: &&StoreRow| matches!(row, StoreRow::Task(row) if row.task.state.is_terminal());
         for row in rows.iter().filter(ends).chain(rows.iter().filter(|row| !ends(row))) {
@@ -155,17 +187,31 @@ impl History {
                     let before = state.tasks.insert(after.id.clone(), after.clone());
                     Event::Changed { before, after }
                 }
+                StoreRow::Edge(edge) if edge.gone => continue,
                 StoreRow::Edge(edge) => Event::Edge(edge.clone()),
-                StoreRow::Limit(limit) => {
-                    Event::Limited { queue: limit.queue.clone(), concurrency: limit.concurrency }
+                StoreRow::Queue(row) => Event::Limited { queue: row.queue.clone(), concurrency: row.limit() },
+                StoreRow::Log(row) => {
+                    Event::Kept { task: row.task.clone(), fence: row.entry.fence, number: row.entry.number }
                 }
-                StoreRow::Attempt(_) => continue,
+                StoreRow::Checkpoint(row) => match fence_in(&row.checkpoint.value) {
+                    Some(fence) => Event::Kept { task: row.task.clone(), fence, number: 0 },
+                    None => continue,
+                },
+                StoreRow::Alias(row) => Event::Aliased { alias: row.alias.clone(), task: row.task.clone() },
+                StoreRow::Attempt(_) | StoreRow::Worker(_) => continue,
             };
             state.entries.push(Entry { at, event });
         }
+        for key in deleted {
+            if let RowKey::Task(id) = key
+                && let Some(task) = state.tasks.remove(id)
+            {
+                state.entries.push(Entry { at, event: Event::Pruned { task } });
+            }
+        }
     }
 
-    /// The tasks as they are now, by id.
+    /// The tasks that are stored now, by id.
     pub fn tasks(&self) -> BTreeMap<TaskId, Arc<Task>> {
         self.lock().tasks.clone()
     }
@@ -178,6 +224,11 @@ impl History {
     fn lock(&self) -> MutexGuard<'_, Recorded> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The fence that an attempt of the simulation writes into whatever it leaves behind.
+pub(crate) fn fence_in(bytes: &[u8]) -> Option<Fence> {
+    std::str::from_utf8(bytes).ok()?.strip_prefix("fence ")?.parse().ok()
 }
 
 impl fmt::Display for Entry {
@@ -200,6 +251,9 @@ impl fmt::Display for Entry {
                 if after.parents_pending > 0 {
                     write!(f, " waits for {}", after.parents_pending)?;
                 }
+                if let (true, Some(slot)) = (after.slot_waiting, &after.slot) {
+                    write!(f, " waits for slot {slot}")?;
+                }
                 if let (State::Running, Some(worker)) = (after.state, &after.worker) {
                     write!(f, " by {worker}")?;
                 }
@@ -216,6 +270,18 @@ impl fmt::Display for Entry {
             }
             Event::Limited { queue, concurrency } => {
                 write!(f, "commit    queue {queue} limit {concurrency:?}")
+            }
+            Event::Kept { task, fence, number: 0 } => {
+                write!(f, "commit    {task} keeps a step of fence {fence}")
+            }
+            Event::Kept { task, fence, number } => {
+                write!(f, "commit    {task} keeps line {number} of fence {fence}")
+            }
+            Event::Aliased { alias, task } => write!(f, "commit    {alias} stands for {task}"),
+            Event::Pruned { task } => write!(f, "commit    {} is forgotten", task.id),
+            Event::Reported { task, fence, number, kept } => {
+                let what = if *kept { "kept" } else { "refused" };
+                write!(f, "handler   of {task} fence {fence} hears that line {number} was {what}")
             }
             Event::Submitting { task } => write!(f, "client    submits {task}"),
             Event::Submitted { task, answer } => write!(f, "client    is told about {task}: {answer:?}"),

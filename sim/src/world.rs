@@ -20,7 +20,7 @@ use crate::scheduler::{NodeId, Scheduler};
 use crate::storage::SimStorage;
 use crate::storage::flaws::Flaw;
 use crate::storage::gate::Gate;
-use crate::storage::rows::StoreRow;
+use crate::storage::rows::{RowKey, StoreRow};
 
 /// The database's own node: never crashed, never frozen.
 pub(crate) const DATABASE: NodeId = NodeId(1);
@@ -200,15 +200,25 @@ impl Server {
     }
 
     /// A transaction has committed, at this very instant.
-    pub(crate) fn committed(&self, rows: &[StoreRow]) {
+    pub(crate) fn committed(&self, rows: &[StoreRow], deleted: &[RowKey]) {
         let mut hint = Hint { ready: false, changed: false };
         for row in rows {
-            if let StoreRow::Task(row) = row {
-                hint.changed = true;
-                hint.ready |= row.task.state == State::Ready;
+            match row {
+                StoreRow::Task(row) => {
+                    hint.changed = true;
+                    hint.ready |= row.task.state == State::Ready;
+                }
+                // What a limit or a pause kept waiting may be claimed now.
+                StoreRow::Queue(row) => hint.ready |= row.limit() != Some(0),
+                StoreRow::Edge(_)
+                | StoreRow::Attempt(_)
+                | StoreRow::Log(_)
+                | StoreRow::Checkpoint(_)
+                | StoreRow::Alias(_)
+                | StoreRow::Worker(_) => {}
             }
         }
-        self.history.committed(self.now(), rows);
+        self.history.committed(self.now(), rows, deleted);
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (number, wake) in listeners.iter().enumerate() {
             let lost = self.is_faulty()

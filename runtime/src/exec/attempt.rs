@@ -103,7 +103,12 @@ impl Relay<'_> {
         match orders.stop {
             None => {}
             Some(StopReason::LeaseLost) => self.control.kill(),
-            Some(StopReason::Cancelled(_) | StopReason::Timeout(_) | StopReason::Drained) => {
+            Some(
+                StopReason::Cancelled(_)
+                | StopReason::Timeout(_)
+                | StopReason::Deadline
+                | StopReason::Drained,
+            ) => {
                 if !self.is_stopping {
                     self.control.stop(self.options.kill_after());
                 }

@@ -24,7 +24,7 @@ fn shell(config: &WorkerConfig) -> Exec {
 async fn end_of(script: &str) -> Task {
     let host = host().await;
     let config = host.worker_config();
-    let _worker = host.work(Handlers::new().with(kind("sh"), shell(&config)), config);
+    let _worker = host.work(Handlers::new().with(kind("sh"), shell(&config)), config).unwrap();
     let id = submit(&host, once("sh", script.as_bytes())).await;
     ended(&host, &id).await
 }
@@ -59,7 +59,7 @@ async fn started(task: NewTask, change: impl FnOnce(&mut WorkerConfig)) -> (Host
     change(&mut config);
     let (lines, mut first) = mpsc::channel(100);
     let handler = shell(&config).observed_by(Lines(lines));
-    let worker = host.work(Handlers::new().with(kind("sh"), handler), config);
+    let worker = host.work(Handlers::new().with(kind("sh"), handler), config).unwrap();
     let id = submit(&host, task).await;
     first.recv().await.expect("a first line");
     // Whatever else it prints is read on.
@@ -76,7 +76,7 @@ async fn the_command_knows_its_task_and_its_output_is_the_file() {
     let script = "echo not this; printf '%s %s %s %s %s %s' $STEADFAST_TASK_ID $STEADFAST_ATTEMPT $STEADFAST_FENCE \
                   $STEADFAST_SLOT $STEADFAST_SERVER \"$(cat)\" > $STEADFAST_OUTPUT";
     let handler = Exec::new("sh", ["-c", script], None, options);
-    let _worker = host.work(Handlers::new().with(kind("sh"), handler), config);
+    let _worker = host.work(Handlers::new().with(kind("sh"), handler), config).unwrap();
     let mut task = once("sh", b"{\"a\":  1}");
     let slot = Slot::new("user:7").unwrap();
     task.slot = Some((slot, steadfast::core::task::OnConflict::Reject));
@@ -117,7 +117,7 @@ async fn a_failed_attempt_is_followed_by_another_unless_it_failed_for_good() {
     for (code, attempts) in [(1, 3), (65, 1)] {
         let host = host().await;
         let config = host.worker_config();
-        let _worker = host.work(Handlers::new().with(kind("sh"), shell(&config)), config);
+        let _worker = host.work(Handlers::new().with(kind("sh"), shell(&config)), config).unwrap();
         let mut task = once("sh", format!("exit {code}").as_bytes());
         task.attempts_max = 3;
         task.backoff.min = Duration::from_millis(1);
@@ -130,7 +130,7 @@ async fn a_failed_attempt_is_followed_by_another_unless_it_failed_for_good() {
 async fn exit_75_gives_the_attempt_back() {
     let host = host().await;
     let config = host.worker_config();
-    let _worker = host.work(Handlers::new().with(kind("sh"), shell(&config)), config);
+    let _worker = host.work(Handlers::new().with(kind("sh"), shell(&config)), config).unwrap();
     let mut task =
         once("sh", b"[ $STEADFAST_FENCE -ge 3 ] || exit 75; printf $STEADFAST_ATTEMPT > $STEADFAST_OUTPUT");
     task.backoff.min = Duration::from_millis(1);
@@ -145,7 +145,7 @@ async fn a_program_that_cannot_be_started_says_why() {
     let host = host().await;
     let config = host.worker_config();
     let handler = Exec::new("steadfast-no-such-program", [""; 0], None, options(config.grace));
-    let _worker = host.work(Handlers::new().with(kind("missing"), handler), config);
+    let _worker = host.work(Handlers::new().with(kind("missing"), handler), config).unwrap();
     let id = submit(&host, once("missing", b"")).await;
     let task = ended(&host, &id).await;
     assert_eq!((task.state, task.cause), (State::Failed, Some(Cause::NotStarted)));

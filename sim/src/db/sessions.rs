@@ -291,6 +291,19 @@ impl<R: Row> Db<R> {
         rows
     }
 
+    /// The rows that the session's transaction has deleted so far and that were there before, by key.
+    pub fn deleted(&self, id: SessionId) -> Vec<(Table, R::Key)> {
+        let Some(transaction) = &self.session(id).transaction else { return Vec::new() };
+        let ended = transaction.journal.undo.iter().filter_map(|undo| match undo {
+            Undo::Ended(table, key) if self.store.newest(*table, key).is_none() => {
+                Some((*table, key.clone()))
+            }
+            Undo::Ended(..) | Undo::Made(..) => None,
+        });
+        let keys: BTreeSet<(Table, R::Key)> = ended.collect();
+        keys.into_iter().collect()
+    }
+
     /// Commits the session's transaction.
     ///
     /// # Panics

@@ -53,6 +53,7 @@ mod tests {
                 parent: parent.id.clone(),
                 child: child.id.clone(),
                 on_failure: OnParentFailure::Fail,
+                gone: false,
             };
             let mut entries = changes(&[(0, parent)]);
             entries.extend(changes(&[(0, child)]));

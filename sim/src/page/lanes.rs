@@ -66,7 +66,7 @@ fn mark(f: &mut fmt::Formatter<'_>, violation: &Violation) -> fmt::Result {
     writeln!(f, "  ══ {} is broken: {}", violation.property, violation.what)
 }
 
-/// The tasks without which it can't be understood: the one that is named, its parents, who shares its slot, and of a
+/// The tasks without which it can't be understood: the one that is named, its parents, who wants the same slot, or of a
 /// queue whose limit is broken those that run.
 fn concerned(entries: &[Entry], violation: &Violation) -> Vec<TaskId> {
     let Some(named) = &violation.task else { return Vec::new() };
@@ -85,9 +85,8 @@ fn concerned(entries: &[Entry], violation: &Violation) -> Vec<TaskId> {
     }
     if let Some(task) = tasks.get(named) {
         let shares = |other: &Task| match violation.property {
-            "P11" => other.slot.is_some() && other.slot == task.slot,
             "P18" => other.queue == task.queue && other.state == steadfast_core::State::Running,
-            _ => false,
+            _ => other.slot.is_some() && other.slot == task.slot,
         };
         concerned.extend(tasks.values().filter(|other| shares(other)).map(|other| other.id.clone()));
     }
@@ -166,11 +165,18 @@ impl Lanes {
     /// The lane in which an event happened.
     fn name_of<'a>(&'a self, event: &'a Event) -> Option<&'a str> {
         match event {
-            Event::Changed { .. } | Event::Edge(_) | Event::Limited { .. } => Some(STORE),
+            Event::Changed { .. }
+            | Event::Edge(_)
+            | Event::Limited { .. }
+            | Event::Kept { .. }
+            | Event::Aliased { .. }
+            | Event::Pruned { .. } => Some(STORE),
             Event::Submitting { .. } | Event::Submitted { .. } | Event::Cancelled { .. } => {
                 Some(&self.client)
             }
-            Event::Told { task, fence } | Event::Said { task, fence, .. } => {
+            Event::Told { task, fence }
+            | Event::Said { task, fence, .. }
+            | Event::Reported { task, fence, .. } => {
                 self.attempts.get(&(task.clone(), *fence)).map(|node| lane_of(node))
             }
             Event::Entered { node, .. }
@@ -235,9 +241,13 @@ impl Lane {
 fn task_of(event: &Event) -> Option<&TaskId> {
     match event {
         Event::Changed { after, .. } => Some(&after.id),
+        Event::Pruned { task } => Some(&task.id),
         Event::Submitting { task }
         | Event::Submitted { task, .. }
         | Event::Cancelled { task, .. }
+        | Event::Kept { task, .. }
+        | Event::Aliased { task, .. }
+        | Event::Reported { task, .. }
         | Event::Entered { task, .. }
         | Event::Told { task, .. }
         | Event::Said { task, .. } => Some(task),

@@ -169,8 +169,25 @@ fn workload(site: &str, value: u32) -> String {
         "limited" => "waits in the queue with a limit".into(),
         "key" => "has a key".into(),
         "which key" => format!("the key is k{value}"),
-        "slot" => "takes a slot, and replaces who holds it".into(),
-        "reject" => "is rejected where the slot is held".into(),
+        "slot" => "wants a slot".into(),
+        "on conflict" => {
+            let kinds = [
+                "replaces",
+                "replaces",
+                "replaces",
+                "waits for",
+                "waits for",
+                "waits for",
+                "waits for",
+                "waits for",
+                "joins",
+            ];
+            format!("{} the slot's holder", kinds.get(value as usize).unwrap_or(&"is rejected by"))
+        }
+        "deadline" => "has a deadline".into(),
+        "how soon" => format!("its deadline is after {} s", value + 1),
+        "pause or resume" => "after it a queue is paused or resumed".into(),
+        "prune" => "after it old tasks are forgotten".into(),
         "which slot" => format!("the slot is s{value}"),
         "delay" => "is delayed".into(),
         "due" => format!("is due after {value} s"),

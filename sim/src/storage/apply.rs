@@ -1,25 +1,25 @@
 //! The plan of `apply`: the same statements, in the same order, as the adapters send.
 //!
-//! Lock order over the whole transaction: all tasks that are written, then all parents, then all children, each
-//! sorted by id (the kernel meets rows in the order of their keys).
+//! Lock order over the whole transaction: all tasks that are written, then all parents and holders of slots, then all
+//! children, then all that wait for slots that were left, each sorted by id (the kernel meets rows in the order of their
+//! keys).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use steadfast_core::name::TaskId;
+use steadfast_core::name::{Slot, TaskId};
 use steadfast_core::step::{
-    Batch, Head, Insert, Outcome, QueueLimit, Receipt, Refusal, Refused, Renewal, Step, Transition,
+    Batch, Head, Insert, Outcome, Receipt, Refusal, Refused, Renewal, Report, Step, Transition,
 };
 use steadfast_core::{Error, ErrorKind};
 
 use crate::db::{LockMode, Mode, Rows, Select, Statement};
 
-use super::insert;
 use super::release::release;
-use super::rows::{LimitRow, RowKey, StoreRow, table};
+use super::rows::{RowKey, StoreRow, table};
 use super::transaction::Transaction;
-use super::transition;
 use super::waves::{Twins, as_already, waves};
+use super::{house, insert, report, slots, transition};
 
 /// What is known of a step.
 #[derive(Debug, Clone)]
@@ -41,6 +41,8 @@ pub(super) struct Verdicts<'a> {
     /// The wave that is being carried out.
     wave: usize,
     by_place: BTreeMap<Place, Verdict>,
+    /// Slots that the call's ends may have left without a holder.
+    left: BTreeSet<Slot>,
 }
 
 impl<'a> Verdicts<'a> {
@@ -50,11 +52,16 @@ impl<'a> Verdicts<'a> {
             // Its adapter goes through them one by one.
             Mode::Sqlite => (0..batches.len()).collect(),
         };
-        Self { mode, batches, waves, wave: 0, by_place: BTreeMap::new() }
+        Self { mode, batches, waves, wave: 0, by_place: BTreeMap::new(), left: BTreeSet::new() }
     }
 
     pub(super) fn set(&mut self, place: Place, verdict: Verdict) {
         self.by_place.insert(place, verdict);
+    }
+
+    /// Slots that the call's ends may have left without a holder.
+    pub(super) fn left(&self) -> &BTreeSet<Slot> {
+        &self.left
     }
 
     /// The batches of the wave that is being carried out, but for those that have been refused.
@@ -144,6 +151,7 @@ pub(super) async fn apply(transaction: Transaction, batches: &[Batch]) -> Result
             format!("overtaken between check and write: {refusal:?}"),
         ));
     }
+    slots::promote(&transaction, std::mem::take(&mut verdicts.left)).await?;
     transaction.commit().await?;
     Ok(verdicts.into_outcomes())
 }
@@ -165,29 +173,31 @@ async fn apply_wave(
         Mode::Sqlite => {
             for one in transitions {
                 let ended = transition::apply(transaction, &[one], verdicts).await?;
-                release(transaction, ended).await?;
+                release(transaction, ended, &mut verdicts.left).await?;
             }
         }
     }
     let renewals = verdicts.open(as_renewal);
     renew(transaction, &renewals, verdicts).await?;
+    let reports = verdicts.open(as_report);
+    report::apply(transaction, &reports, verdicts).await?;
     // Before the inserts: an edge that is added now counts its parent as it is now, and must not be released again.
     let mut inserts = verdicts.open(as_insert);
     inserts.retain(|(place, _)| !is_twin(*place));
-    let mut parents = insert::lock_parents(transaction, &inserts).await?;
+    let mut others = insert::lock_others(transaction, &inserts).await?;
     ended.sort_unstable();
-    if release(transaction, ended).await? {
+    if release(transaction, ended, &mut verdicts.left).await? {
         // Some of them may have failed by it.
-        parents = insert::lock_parents(transaction, &inserts).await?;
+        others = insert::lock_others(transaction, &inserts).await?;
     }
-    insert::apply(transaction, batches, &inserts, &parents, verdicts).await?;
+    insert::apply(transaction, batches, &inserts, &others, verdicts).await?;
     for (place, earlier) in &twins.same {
         if let Some(verdict) = verdicts.by_place.get(earlier).map(as_already) {
             verdicts.set(*place, verdict);
         }
     }
-    let limits = verdicts.open(as_limit);
-    limit(transaction, &limits, verdicts).await?;
+    let house = house::of(verdicts.current());
+    house::apply(transaction, &house, verdicts).await?;
     if !verdicts.open(as_insert).is_empty() {
         let why = "whoever was in an insert's way was gone when it was examined";
         return Err(Error::new(ErrorKind::Conflict, why));
@@ -225,8 +235,8 @@ fn as_insert(step: &Step) -> Option<&Insert> {
     if let Step::Insert(insert) = step { Some(insert) } else { None }
 }
 
-fn as_limit(step: &Step) -> Option<&QueueLimit> {
-    if let Step::Limit(limit) = step { Some(limit) } else { None }
+fn as_report(step: &Step) -> Option<&Report> {
+    if let Step::Report(report) = step { Some(report) } else { None }
 }
 
 /// Locks what batches of several steps name and checks all their guards before anything is written, so that a refused
@@ -313,23 +323,6 @@ fn refuse_renewal(renewal: &Renewal, row: Option<&StoreRow>) -> Option<Refusal> 
     let task = row.as_task();
     let holds = task.state == steadfast_core::State::Running && task.fence == renewal.fence;
     (!holds).then(|| Refusal::Stale(head(row)))
-}
-
-async fn limit(
-    transaction: &Transaction,
-    limits: &[(Place, &QueueLimit)],
-    verdicts: &mut Verdicts<'_>,
-) -> Result<(), Error> {
-    for (place, limit) in limits {
-        let row = LimitRow { queue: limit.queue.clone(), concurrency: limit.concurrency };
-        let key = RowKey::Limit(limit.queue.clone());
-        transaction.run(Statement::insert_or_nothing([StoreRow::Limit(row.clone())])).await?;
-        let set =
-            Statement::update(Rows::by_keys(table::LIMIT, [key]), move |_| StoreRow::Limit(row.clone()));
-        transaction.run(set).await?;
-        verdicts.set(*place, Verdict::Applied(Receipt::Limited));
-    }
-    Ok(())
 }
 
 /// Rows of the table of tasks by id.

@@ -1,13 +1,12 @@
-//! The plan of `claim`: lock the limits of the queues asked for; then, queue by queue, promote what is due, where there is
+//! The plan of `claim`: lock what limits or pauses the queues asked for; then, queue by queue, promote what is due, where there is
 //! a limit count what runs in a *later* statement than the lock (fact D6), and take ready tasks, skipping what others
 //! have locked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use steadfast_core::Error;
-use steadfast_core::State;
 use steadfast_core::name::Queue;
 use steadfast_core::storage::{ClaimRequest, Claimed, Lease};
+use steadfast_core::{Error, State, Timestamp};
 
 use crate::db::{LockMode, Next, Rows, Select, Statement};
 
@@ -75,10 +74,10 @@ impl Limits {
     async fn lock(transaction: &Transaction, request: &ClaimRequest) -> Result<Self, Error> {
         let flawed = transaction.has(Flaw::LimitCountedBeforeLock);
         let early = if flawed { Some(transaction.run(running(&request.queues)).await?) } else { None };
-        let keys = request.queues.iter().cloned().map(RowKey::Limit);
-        let rows = Rows::by_keys(table::LIMIT, keys).filter(|row| concurrency(row).is_some());
+        let keys = request.queues.iter().cloned().map(RowKey::Queue);
+        let rows = Rows::by_keys(table::QUEUE, keys).filter(|row| limit(row).is_some());
         let locked = transaction.lock(LockMode::Update, Select::new(rows)).await?;
-        let by_queue = locked.iter().filter_map(concurrency).collect();
+        let by_queue = locked.iter().filter_map(limit).collect();
         Ok(Self { by_queue, early })
     }
 
@@ -93,11 +92,9 @@ impl Limits {
     }
 }
 
-fn concurrency(row: &StoreRow) -> Option<(Queue, usize)> {
-    match row {
-        StoreRow::Limit(row) => Some((row.queue.clone(), row.concurrency? as usize)),
-        StoreRow::Task(_) | StoreRow::Edge(_) | StoreRow::Attempt(_) => None,
-    }
+fn limit(row: &StoreRow) -> Option<(Queue, usize)> {
+    let row = row.as_queue();
+    Some((row.queue.clone(), row.limit()? as usize))
 }
 
 /// What runs in these queues.
@@ -131,29 +128,26 @@ async fn take(
                 task.worker = Some(worker.clone());
                 task.claimed_at = Some(now);
                 task.entered_at = None;
+                task.progress = None;
+                task.reported_at = None;
                 task.lease_expires_at = Some(now + lease);
             })
         }))
     });
     let mut rows = transaction.run(claim).await?;
     rows.sort_by_key(order);
-    Ok(rows.iter().map(lease_of).collect())
+    Ok(rows.iter().map(|row| lease_of(row, now)).collect())
 }
 
 fn order(row: &StoreRow) -> (i16, u64) {
-    match row {
-        StoreRow::Task(row) => (row.task.priority, row.seq),
-        StoreRow::Edge(_) | StoreRow::Attempt(_) | StoreRow::Limit(_) => {
-            unreachable!("only tasks are claimed")
-        }
-    }
+    (row.as_task().priority, row.arrival())
 }
 
 fn these(rows: &[StoreRow]) -> Rows<StoreRow> {
     Rows::by_keys(table::TASK, rows.iter().map(|row| RowKey::Task(row.as_task().id.clone())))
 }
 
-fn lease_of(row: &StoreRow) -> Lease {
+fn lease_of(row: &StoreRow, now: Timestamp) -> Lease {
     let task = row.as_task();
     Lease {
         task: task.id.clone(),
@@ -166,6 +160,6 @@ fn lease_of(row: &StoreRow) -> Lease {
         attempts_max: task.attempts_max,
         timeout: task.timeout,
         backoff: task.backoff,
-        deadline: None,
+        deadline: task.deadline_at.map(|deadline| deadline.since(now)),
     }
 }

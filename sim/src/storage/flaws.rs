@@ -14,16 +14,28 @@ pub enum Flaw {
     UncheckedLeaseOnReclaim,
     /// A retry ignores that somebody asked to cancel.
     RetryIgnoresCancel,
+    /// Whoever waits for a slot reads its holder without a share lock.
+    NoShareLockOnHolder,
+    /// The first who waits for a slot gets it in the statement that ends the holder.
+    PromotionInStatementOfEnd,
+    /// The first who waits for a slot is chosen before those who wait are locked.
+    PromotionWithoutLocks,
+    /// A report doesn't compare the fence.
+    UnfencedReport,
 }
 
 impl Flaw {
     /// All of them.
-    pub const ALL: [Flaw; 5] = [
+    pub const ALL: [Flaw; 9] = [
         Flaw::UnfencedTransition,
         Flaw::NoShareLockOnParents,
         Flaw::LimitCountedBeforeLock,
         Flaw::UncheckedLeaseOnReclaim,
         Flaw::RetryIgnoresCancel,
+        Flaw::NoShareLockOnHolder,
+        Flaw::PromotionInStatementOfEnd,
+        Flaw::PromotionWithoutLocks,
+        Flaw::UnfencedReport,
     ];
 
     /// Its name on the command line and in tables.
@@ -34,6 +46,10 @@ impl Flaw {
             Flaw::LimitCountedBeforeLock => "limit-counted-before-lock",
             Flaw::UncheckedLeaseOnReclaim => "unchecked-lease-on-reclaim",
             Flaw::RetryIgnoresCancel => "retry-ignores-cancel",
+            Flaw::NoShareLockOnHolder => "no-share-lock-on-holder",
+            Flaw::PromotionInStatementOfEnd => "promotion-in-statement-of-end",
+            Flaw::PromotionWithoutLocks => "promotion-without-locks",
+            Flaw::UnfencedReport => "unfenced-report",
         }
     }
 }

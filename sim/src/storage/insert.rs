@@ -1,5 +1,5 @@
-//! Inserts: parents are share-locked before they are read, then rows are inserted or not, then those that weren't are
-//! examined in a later statement.
+//! Inserts: parents, and the holders of slots that are to be waited for, are share-locked before they are read; then rows
+//! are inserted or not; then those that weren't are examined in a later statement.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use steadfast_core::Error;
 use steadfast_core::name::{Slot, TaskId};
 use steadfast_core::step::{Batch, Insert, Receipt, Refusal, Step};
-use steadfast_core::task::{Backoff, Due, OnParentFailure, Task};
+use steadfast_core::task::{Backoff, Due, OnConflict, OnParentFailure, Task};
 use steadfast_core::time::micros;
 use steadfast_core::{Cause, State, Timestamp};
 
@@ -15,28 +15,35 @@ use crate::db::{LockMode, Next, Rows, Select, Statement};
 
 use super::apply::{Place, Verdict, Verdicts, by_id, head};
 use super::flaws::Flaw;
-use super::release::{Parents, blame};
-use super::rows::{EdgeRow, RowKey, StoreRow, UniqueKey, table};
+use super::release::{Parents, blame, waiting_state};
+use super::rows::{EdgeRow, RowKey, StoreRow, UniqueKey, awaited_slot, held_slot, table};
 use super::transaction::Transaction;
 use crate::db::Row;
 
-/// Inserts tasks and their edges; the parents are as they were once locked.
+/// Inserts tasks and their edges; the others, parents and holders of slots, are as they were once locked.
 pub(super) async fn apply(
     transaction: &Transaction,
     batches: &[Batch],
     inserts: &[(Place, &Insert)],
-    parents: &BTreeMap<TaskId, StoreRow>,
+    others: &BTreeMap<TaskId, StoreRow>,
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
     if inserts.is_empty() {
         return Ok(());
     }
     let now = transaction.now();
+    let waited_for = waited_for(transaction, inserts, verdicts.left()).await?;
     let mut rows = Vec::new();
     let mut missing = BTreeMap::new();
-    for ((place, insert), judged) in inserts.iter().zip(judge_parents(batches, inserts, parents)) {
+    for ((place, insert), judged) in inserts.iter().zip(judge_parents(batches, inserts, others)) {
         match judged {
-            Ok(parents) => rows.push(new_row(insert, &parents, now, transaction.next_seq())),
+            Ok(parents) => {
+                let waits = must_wait(batches, *place, insert, others, &waited_for);
+                rows.push((
+                    new_row(insert, &parents, waits, now, transaction.next_seq()),
+                    is_patient(insert),
+                ));
+            }
             Err(parent) => {
                 missing.insert(*place, parent);
             }
@@ -53,7 +60,7 @@ pub(super) async fn apply(
                 verdicts.set(*place, Verdict::Applied(Receipt::Inserted(insert.task.id.clone(), head(&row))));
                 edges.extend(strictest(insert).map(|(parent, on_failure)| {
                     let (parent, child) = (parent.clone(), insert.task.id.clone());
-                    StoreRow::Edge(EdgeRow { parent, child, on_failure })
+                    StoreRow::Edge(EdgeRow { parent, child, on_failure, gone: false })
                 }));
             }
             _ => left_out.push((*place, *insert)),
@@ -74,34 +81,108 @@ pub(super) async fn check(
     displaced: &[(usize, TaskId)],
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
-    let parents = lock_parents(transaction, inserts).await?;
-    let judged = judge_parents(batches, inserts, &parents);
+    let others = lock_others(transaction, inserts).await?;
+    let judged = judge_parents(batches, inserts, &others);
     let missing =
         inserts.iter().zip(judged).filter_map(|((place, _), judged)| Some((*place, judged.err()?))).collect();
     examine(transaction, inserts, &missing, displaced, verdicts).await
 }
 
-/// Share-locks the parents, in order of id, and reads them as they are once locked. Before the children of what ends
-/// in this call are released: all parents come before all children in the order of locks.
-pub(super) async fn lock_parents(
+/// Share-locks the parents, and the holders of slots that are to be waited for, in order of id, and reads them as they
+/// are once locked. Before the children of what ends in this call are released: all parents come before all children
+/// in the order of locks.
+pub(super) async fn lock_others(
     transaction: &Transaction,
     inserts: &[(Place, &Insert)],
 ) -> Result<BTreeMap<TaskId, StoreRow>, Error> {
-    let keys: Vec<RowKey> = inserts
+    let parents = inserts.iter().flat_map(|(_, insert)| &insert.task.parents);
+    let parents: BTreeSet<TaskId> = parents.map(|parent| parent.id.clone()).collect();
+    let slots: BTreeSet<Slot> = inserts
         .iter()
-        .flat_map(|(_, insert)| &insert.task.parents)
-        .map(|parent| RowKey::Task(parent.id.clone()))
+        .filter(|(_, insert)| is_patient(insert))
+        .filter_map(|(_, insert)| slot_of(insert))
         .collect();
-    if keys.is_empty() {
+    if parents.is_empty() && slots.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let select = Select::new(Rows::by_keys(table::TASK, keys));
-    let rows = if transaction.has(Flaw::NoShareLockOnParents) {
-        transaction.run(select.into()).await?
+    if transaction.has(Flaw::NoShareLockOnParents) || transaction.has(Flaw::NoShareLockOnHolder) {
+        return lock_some(transaction, parents, slots).await;
+    }
+    let rows = if slots.is_empty() {
+        Rows::by_keys(table::TASK, parents.into_iter().map(RowKey::Task))
     } else {
-        transaction.lock(LockMode::Share, select).await?
+        Rows::all(table::TASK).filter(move |row: &StoreRow| {
+            let task = row.as_task();
+            parents.contains(&task.id) || held_slot(task).is_some_and(|slot| slots.contains(slot))
+        })
     };
+    Ok(by_id(transaction.lock(LockMode::Share, Select::new(rows)).await?))
+}
+
+/// The same with one of the locks missing.
+async fn lock_some(
+    transaction: &Transaction,
+    parents: BTreeSet<TaskId>,
+    slots: BTreeSet<Slot>,
+) -> Result<BTreeMap<TaskId, StoreRow>, Error> {
+    let parents = Select::new(Rows::by_keys(table::TASK, parents.into_iter().map(RowKey::Task)));
+    let holders = Select::new(
+        Rows::all(table::TASK)
+            .filter(move |row: &StoreRow| held_slot(row.as_task()).is_some_and(|slot| slots.contains(slot))),
+    );
+    let (parents, holders) = if transaction.has(Flaw::NoShareLockOnParents) {
+        (parents, transaction.locking(LockMode::Share, holders))
+    } else {
+        (transaction.locking(LockMode::Share, parents), holders)
+    };
+    let mut rows = transaction.run(parents.into()).await?;
+    rows.extend(transaction.run(holders.into()).await?);
     Ok(by_id(rows))
+}
+
+/// Whether the new task waits where its slot is held.
+fn is_patient(insert: &Insert) -> bool {
+    matches!(insert.task.slot, Some((_, OnConflict::Queue)))
+}
+
+fn slot_of(insert: &Insert) -> Option<Slot> {
+    insert.task.slot.as_ref().map(|(slot, _)| slot.clone())
+}
+
+/// Of the slots that this call has left, those that others wait for already. Nobody can begin to wait for one
+/// meanwhile: the end of its holder isn't committed.
+async fn waited_for(
+    transaction: &Transaction,
+    inserts: &[(Place, &Insert)],
+    left: &BTreeSet<Slot>,
+) -> Result<BTreeSet<Slot>, Error> {
+    let patient = inserts.iter().filter(|(_, insert)| is_patient(insert));
+    let slots: BTreeSet<Slot> =
+        patient.filter_map(|(_, insert)| slot_of(insert)).filter(|slot| left.contains(slot)).collect();
+    if slots.is_empty() {
+        return Ok(slots);
+    }
+    let waiting = Rows::all(table::TASK)
+        .filter(move |row: &StoreRow| awaited_slot(row.as_task()).is_some_and(|slot| slots.contains(slot)));
+    let rows = transaction.run(Select::new(waiting).into()).await?;
+    Ok(rows.iter().filter_map(|row| row.as_task().slot.clone()).collect())
+}
+
+/// Whether a task that is ready to wait for its slot has to: somebody holds it, or waits for it already, or takes it
+/// earlier in the same batch.
+fn must_wait(
+    batches: &[Batch],
+    (batch, step): Place,
+    insert: &Insert,
+    others: &BTreeMap<TaskId, StoreRow>,
+    waited_for: &BTreeSet<Slot>,
+) -> bool {
+    let Some(slot) = slot_of(insert).filter(|_| is_patient(insert)) else { return false };
+    let takes_it =
+        |earlier: &Step| matches!(earlier, Step::Insert(one) if slot_of(one).as_ref() == Some(&slot));
+    waited_for.contains(&slot)
+        || others.values().any(|row| held_slot(row.as_task()) == Some(&slot))
+        || batches[batch].steps[..step].iter().any(takes_it)
 }
 
 /// What the parents mean for each of the new tasks, or the one that doesn't exist.
@@ -153,21 +234,23 @@ fn strictest(insert: &Insert) -> impl Iterator<Item = (&TaskId, OnParentFailure)
 
 /// Inserts what no other row is in the way of. A task that fails as it is stored is in no index of slots; all the same
 /// it is not stored while somebody holds its slot.
-fn insert_statement(rows: Vec<StoreRow>) -> Statement<StoreRow> {
-    let slot_of = |row: &StoreRow| row.as_task().slot.clone().filter(|_| row.is_in(State::Failed));
+/// Those that are ready to wait for their slot are.
+fn insert_statement(rows: Vec<(StoreRow, bool)>) -> Statement<StoreRow> {
+    let slot_of = |(row, patient): &(StoreRow, bool)| {
+        row.as_task().slot.clone().filter(|_| row.is_in(State::Failed) && !patient)
+    };
     let wanted: BTreeSet<Slot> = rows.iter().filter_map(slot_of).collect();
     if wanted.is_empty() {
-        return Statement::insert_or_nothing(rows);
+        return Statement::insert_or_nothing(rows.into_iter().map(|(row, _)| row));
     }
-    let holds_one = move |row: &StoreRow| {
-        let task = row.as_task();
-        !task.state.is_terminal() && task.slot.as_ref().is_some_and(|slot| wanted.contains(slot))
-    };
+    let holds_one = move |row: &StoreRow| held_slot(row.as_task()).is_some_and(|slot| wanted.contains(slot));
     let holders = Select::new(Rows::all(table::TASK).filter(holds_one));
     Statement::select(holders).then(move |holders| {
-        let held: BTreeSet<Slot> = holders.iter().filter_map(|row| row.as_task().slot.clone()).collect();
-        let is_free = |row: &StoreRow| slot_of(row).is_none_or(|slot| !held.contains(&slot));
-        Next::Run(Statement::insert_or_nothing(rows.into_iter().filter(is_free).collect::<Vec<_>>()))
+        let held: BTreeSet<Slot> =
+            holders.iter().filter_map(|row| held_slot(row.as_task()).cloned()).collect();
+        let is_free = |row: &(StoreRow, bool)| slot_of(row).is_none_or(|slot| !held.contains(&slot));
+        let free: Vec<StoreRow> = rows.into_iter().filter(is_free).map(|(row, _)| row).collect();
+        Next::Run(Statement::insert_or_nothing(free))
     })
 }
 
@@ -193,6 +276,7 @@ async fn examine(
         let by_key = insert.task.key.clone().and_then(|key| holder(UniqueKey::Key(key)));
         let by_slot = insert.task.slot.as_ref().and_then(|(slot, _)| holder(UniqueKey::Slot(slot.clone())));
         let by_slot = by_slot.filter(|row| !displaced.contains(&(place.0, row.as_task().id.clone())));
+        let by_slot = by_slot.filter(|_| !is_patient(insert));
         let verdict = match (by_ids.get(&insert.task.id), by_key, missing.get(place), by_slot) {
             (Some(row), ..) if row.as_task().digest == insert.digest => already(row),
             (Some(row), ..) => Verdict::Refused(Refusal::IdTaken(head(row))),
@@ -219,24 +303,18 @@ fn uniques(insert: &Insert) -> impl Iterator<Item = UniqueKey> + use<> {
     key.into_iter().chain(slot)
 }
 
-fn new_row(insert: &Insert, parents: &Parents, now: Timestamp, seq: u64) -> StoreRow {
+fn new_row(insert: &Insert, parents: &Parents, waits: bool, now: Timestamp, seq: u64) -> StoreRow {
     let new = insert.task.clone();
-    let due_at = match new.due {
+    let moment = |due| match due {
         Due::Now => now,
         Due::After(delay) => now + delay,
         Due::At(at) => at,
     };
-    let state = match (&parents.failed, parents.pending) {
-        (Some(_), _) => State::Failed,
-        (None, 1..) => State::Blocked,
-        (None, 0) if due_at > now => State::Scheduled,
-        (None, 0) => State::Ready,
-    };
-    let task = Task {
+    let mut task = Task {
         id: new.id,
         kind: new.kind,
         queue: new.queue,
-        state,
+        state: State::Failed,
         cause: parents.failed.as_ref().map(|_| Cause::DependencyFailed),
         error: parents.failed.as_ref().map(|(parent, state)| blame(parent, *state)),
         rev: 0,
@@ -246,14 +324,14 @@ fn new_row(insert: &Insert, parents: &Parents, now: Timestamp, seq: u64) -> Stor
         rescues_max: new.rescues_max,
         fence: 0,
         slot: new.slot.map(|(slot, _)| slot),
-        slot_waiting: false,
+        slot_waiting: waits && parents.failed.is_none(),
         key: new.key,
         priority: new.priority,
         payload: new.payload,
         output: None,
         submitted_at: now,
-        due_at,
-        deadline_at: None,
+        due_at: moment(new.due),
+        deadline_at: new.deadline.map(moment),
         claimed_at: None,
         entered_at: None,
         progress: None,
@@ -268,6 +346,9 @@ fn new_row(insert: &Insert, parents: &Parents, now: Timestamp, seq: u64) -> Stor
         digest: insert.digest,
         mark: 0,
     };
+    if parents.failed.is_none() {
+        task.state = waiting_state(&task, now);
+    }
     StoreRow::task(task, seq)
 }
 

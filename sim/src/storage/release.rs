@@ -1,12 +1,12 @@
 //! The release of children: always in statements after the one that ended the parents, with snapshots of their own
 //! (fact B5: folded into one statement, a child that was added meanwhile stays blocked for ever).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use steadfast_core::decide::{EdgeOutcome, edge};
-use steadfast_core::name::TaskId;
-use steadfast_core::task::OnParentFailure;
+use steadfast_core::name::{Slot, TaskId};
+use steadfast_core::task::{OnParentFailure, Task};
 use steadfast_core::{Cause, Error, State, Timestamp};
 
 use crate::db::{LockMode, Rows, Select, Statement};
@@ -19,6 +19,8 @@ use super::transaction::Transaction;
 pub(super) struct Ended {
     pub(super) task: TaskId,
     pub(super) state: State,
+    /// The slot that it held, or waited for.
+    pub(super) slot: Option<Slot>,
 }
 
 /// What an ended parent means for a child.
@@ -28,16 +30,24 @@ struct Release {
     failed_parent: Option<(TaskId, State)>,
 }
 
-/// Releases the children of ended tasks, and theirs in turn where one fails. Says whether there were any.
-pub(super) async fn release(transaction: &Transaction, mut ended: Vec<Ended>) -> Result<bool, Error> {
+/// Releases the children of ended tasks, and theirs in turn where one fails. Says whether there were any. Notes the slots
+/// of all that ended.
+pub(super) async fn release(
+    transaction: &Transaction,
+    mut ended: Vec<Ended>,
+    left: &mut BTreeSet<Slot>,
+) -> Result<bool, Error> {
     let mut any = false;
+    left.extend(ended.iter().filter_map(|ended| ended.slot.clone()));
     // The edges form no circle: each round goes one generation down.
     while !ended.is_empty() {
         let parents: Arc<BTreeMap<TaskId, State>> =
             Arc::new(ended.iter().map(|ended| (ended.task.clone(), ended.state)).collect());
         let of = parents.clone();
-        let edges =
-            Rows::all(table::EDGE).filter(move |row: &StoreRow| of.contains_key(&row.as_edge().parent));
+        let edges = Rows::all(table::EDGE).filter(move |row: &StoreRow| {
+            let edge = row.as_edge();
+            of.contains_key(&edge.parent) && !edge.gone
+        });
         let edges = transaction.run(Select::new(edges).into()).await?;
         let mut releases: BTreeMap<TaskId, Release> = BTreeMap::new();
         for row in &edges {
@@ -68,8 +78,9 @@ pub(super) async fn release(transaction: &Transaction, mut ended: Vec<Ended>) ->
             .iter()
             .map(StoreRow::as_task)
             .filter(|task| task.state.is_terminal())
-            .map(|task| Ended { task: task.id.clone(), state: task.state })
+            .map(|task| Ended { task: task.id.clone(), state: task.state, slot: task.slot.clone() })
             .collect();
+        left.extend(ended.iter().filter_map(|ended| ended.slot.clone()));
     }
     Ok(any)
 }
@@ -83,10 +94,22 @@ fn released(row: &StoreRow, release: &Release, now: Timestamp) -> StoreRow {
             task.cause = Some(Cause::DependencyFailed);
             task.error = Some(blame(parent, *state));
             task.finished_at = Some(now);
-        } else if task.parents_pending == 0 {
-            task.state = if task.due_at > now { State::Scheduled } else { State::Ready };
+            task.slot_waiting = false;
+        } else {
+            task.state = waiting_state(task, now);
         }
     })
+}
+
+/// In which state a task waits that nobody has claimed.
+pub(super) fn waiting_state(task: &Task, now: Timestamp) -> State {
+    if task.slot_waiting || task.parents_pending > 0 {
+        State::Blocked
+    } else if task.due_at > now {
+        State::Scheduled
+    } else {
+        State::Ready
+    }
 }
 
 /// The error text of a task that fails because this parent ended like that.

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use steadfast_core::name::{Key, Queue, Slot, TaskId};
-use steadfast_core::task::{Attempt, Fence, OnParentFailure, PAYLOAD_BYTES_MAX, State, Task};
+use steadfast_core::name::{Key, Queue, Slot, TaskId, WorkerId};
+use steadfast_core::storage::Worker;
+use steadfast_core::task::{
+    Attempt, Checkpoint, Fence, LogEntry, OnParentFailure, PAYLOAD_BYTES_MAX, State, Task,
+};
 
 use crate::db::{Row, Table};
 
@@ -16,8 +19,16 @@ pub mod table {
     pub const EDGE: Table = Table(1);
     /// Attempts that others followed.
     pub const ATTEMPT: Table = Table(2);
-    /// Limits of queues.
-    pub const LIMIT: Table = Table(3);
+    /// What is set for queues.
+    pub const QUEUE: Table = Table(3);
+    /// Lines of logs.
+    pub const LOG: Table = Table(4);
+    /// Finished steps.
+    pub const CHECKPOINT: Table = Table(5);
+    /// Other names of tasks.
+    pub const ALIAS: Table = Table(6);
+    /// Workers.
+    pub const WORKER: Table = Table(7);
 }
 
 /// A row.
@@ -29,8 +40,16 @@ pub enum StoreRow {
     Edge(EdgeRow),
     /// An attempt.
     Attempt(Arc<AttemptRow>),
-    /// A queue's limit.
-    Limit(LimitRow),
+    /// What is set for a queue.
+    Queue(QueueRow),
+    /// A line of a log.
+    Log(Arc<LogRow>),
+    /// A finished step.
+    Checkpoint(Arc<CheckpointRow>),
+    /// Another name of a task.
+    Alias(AliasRow),
+    /// A worker.
+    Worker(Arc<Worker>),
 }
 
 /// A task, and its place in the order of arrival.
@@ -51,6 +70,8 @@ pub struct EdgeRow {
     pub child: TaskId,
     /// What happens to the child if the parent doesn't succeed.
     pub on_failure: OnParentFailure,
+    /// Whether the parent was forgotten: a later task of the same id isn't that parent.
+    pub gone: bool,
 }
 
 /// An attempt that another followed.
@@ -64,13 +85,49 @@ pub struct AttemptRow {
     pub mark: u64,
 }
 
-/// A queue's limit.
+/// What is set for a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LimitRow {
+pub struct QueueRow {
     /// The queue.
     pub queue: Queue,
     /// How many may run at once.
     pub concurrency: Option<u32>,
+    /// Whether nothing is claimed from it.
+    pub paused: bool,
+}
+
+impl QueueRow {
+    /// How many may run at once, where that is limited: a pause is a limit of none.
+    pub fn limit(&self) -> Option<u32> {
+        if self.paused { Some(0) } else { self.concurrency }
+    }
+}
+
+/// A line of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRow {
+    /// Of which task.
+    pub task: TaskId,
+    /// The line.
+    pub entry: LogEntry,
+}
+
+/// A finished step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointRow {
+    /// Of which task.
+    pub task: TaskId,
+    /// The step.
+    pub checkpoint: Checkpoint,
+}
+
+/// Another name of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AliasRow {
+    /// The other name.
+    pub alias: TaskId,
+    /// The task that it stands for.
+    pub task: TaskId,
 }
 
 /// A primary key.
@@ -82,8 +139,16 @@ pub enum RowKey {
     Edge(TaskId, TaskId),
     /// Of an attempt.
     Attempt(TaskId, Fence),
-    /// Of a limit.
-    Limit(Queue),
+    /// Of a queue.
+    Queue(Queue),
+    /// Of a line: task, fence, number.
+    Log(TaskId, Fence, u32),
+    /// Of a finished step: task, name.
+    Checkpoint(TaskId, String),
+    /// Of another name.
+    Alias(TaskId),
+    /// Of a worker.
+    Worker(WorkerId),
 }
 
 /// A key of another unique index. Both indexes are partial.
@@ -91,7 +156,7 @@ pub enum RowKey {
 pub enum UniqueKey {
     /// One task per idempotency key.
     Key(Key),
-    /// One unfinished task per slot.
+    /// One holder per slot: the unfinished task in it that doesn't wait for it.
     Slot(Slot),
 }
 
@@ -104,7 +169,11 @@ impl Row for StoreRow {
             StoreRow::Task(_) => table::TASK,
             StoreRow::Edge(_) => table::EDGE,
             StoreRow::Attempt(_) => table::ATTEMPT,
-            StoreRow::Limit(_) => table::LIMIT,
+            StoreRow::Queue(_) => table::QUEUE,
+            StoreRow::Log(_) => table::LOG,
+            StoreRow::Checkpoint(_) => table::CHECKPOINT,
+            StoreRow::Alias(_) => table::ALIAS,
+            StoreRow::Worker(_) => table::WORKER,
         }
     }
 
@@ -113,17 +182,18 @@ impl Row for StoreRow {
             StoreRow::Task(row) => RowKey::Task(row.task.id.clone()),
             StoreRow::Edge(row) => RowKey::Edge(row.parent.clone(), row.child.clone()),
             StoreRow::Attempt(row) => RowKey::Attempt(row.task.clone(), row.attempt.fence),
-            StoreRow::Limit(row) => RowKey::Limit(row.queue.clone()),
+            StoreRow::Queue(row) => RowKey::Queue(row.queue.clone()),
+            StoreRow::Log(row) => RowKey::Log(row.task.clone(), row.entry.fence, row.entry.number),
+            StoreRow::Checkpoint(row) => RowKey::Checkpoint(row.task.clone(), row.checkpoint.name.clone()),
+            StoreRow::Alias(row) => RowKey::Alias(row.alias.clone()),
+            StoreRow::Worker(row) => RowKey::Worker(row.id.clone()),
         }
     }
 
     fn uniques(&self) -> impl Iterator<Item = UniqueKey> {
-        let task = match self {
-            StoreRow::Task(row) => Some(&row.task),
-            StoreRow::Edge(_) | StoreRow::Attempt(_) | StoreRow::Limit(_) => None,
-        };
+        let task = if let StoreRow::Task(row) = self { Some(&row.task) } else { None };
         let key = task.and_then(|task| task.key.clone()).map(UniqueKey::Key);
-        let slot = task.filter(|task| !task.state.is_terminal()).and_then(|task| task.slot.clone());
+        let slot = task.and_then(held_slot).cloned();
         key.into_iter().chain(slot.map(UniqueKey::Slot))
     }
 
@@ -143,9 +213,32 @@ impl Row for StoreRow {
                 Err("text has a NUL")
             }
             StoreRow::Attempt(row) if has_nul(&row.attempt.error) => Err("text has a NUL"),
-            StoreRow::Task(_) | StoreRow::Edge(_) | StoreRow::Attempt(_) | StoreRow::Limit(_) => Ok(()),
+            StoreRow::Log(row) if row.entry.text.contains('\0') => Err("text has a NUL"),
+            StoreRow::Task(row)
+                if row.task.progress.as_ref().is_some_and(|progress| progress.message.contains('\0')) =>
+            {
+                Err("text has a NUL")
+            }
+            StoreRow::Task(_)
+            | StoreRow::Edge(_)
+            | StoreRow::Attempt(_)
+            | StoreRow::Queue(_)
+            | StoreRow::Log(_)
+            | StoreRow::Checkpoint(_)
+            | StoreRow::Alias(_)
+            | StoreRow::Worker(_) => Ok(()),
         }
     }
+}
+
+/// The slot that a task holds: while it hasn't ended, and doesn't wait for it.
+pub fn held_slot(task: &Task) -> Option<&Slot> {
+    task.slot.as_ref().filter(|_| !task.state.is_terminal() && !task.slot_waiting)
+}
+
+/// The slot that a task waits for.
+pub fn awaited_slot(task: &Task) -> Option<&Slot> {
+    task.slot.as_ref().filter(|_| task.slot_waiting && !task.state.is_terminal())
 }
 
 impl StoreRow {
@@ -167,6 +260,30 @@ impl StoreRow {
         match self {
             StoreRow::Edge(row) => row,
             other => unreachable!("a row of the table of edges, not {other:?}"),
+        }
+    }
+
+    /// The place in the order of arrival of a task in a row that a statement on the table of tasks answered.
+    pub fn arrival(&self) -> u64 {
+        match self {
+            StoreRow::Task(row) => row.seq,
+            other => unreachable!("a row of the table of tasks, not {other:?}"),
+        }
+    }
+
+    /// What is set for a queue in a row that a statement on the table of queues answered.
+    pub fn as_queue(&self) -> &QueueRow {
+        match self {
+            StoreRow::Queue(row) => row,
+            other => unreachable!("a row of the table of queues, not {other:?}"),
+        }
+    }
+
+    /// The other name in a row that a statement on the table of aliases answered.
+    pub fn as_alias(&self) -> &AliasRow {
+        match self {
+            StoreRow::Alias(row) => row,
+            other => unreachable!("a row of the table of aliases, not {other:?}"),
         }
     }
 

@@ -8,12 +8,14 @@ use futures_util::future::{Either, select};
 use steadfast_core::{Error, ErrorKind, Timestamp};
 
 use crate::choices::Stream;
-use crate::db::{Begin, Db, Ended, ErrorClass, LockMode, Mode, Progress, Select, SessionId, Statement};
+use crate::db::{
+    Begin, Db, Ended, ErrorClass, LockMode, Mode, Progress, Row, Rows, Select, SessionId, Statement,
+};
 use crate::scheduler::yield_now;
 use crate::world::Server;
 
 use super::flaws::Flaw;
-use super::rows::StoreRow;
+use super::rows::{RowKey, StoreRow};
 
 /// How long a statement waits for somebody else's lock before it gives up, as the adapters have it.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(40);
@@ -89,6 +91,19 @@ impl Transaction {
         }
     }
 
+    /// Inserts a row, or changes the one that has its key.
+    pub(super) async fn upsert(
+        &self,
+        new: StoreRow,
+        change: impl Fn(&StoreRow) -> StoreRow + Send + 'static,
+    ) -> Result<(), Error> {
+        let there = Rows::by_keys(new.table(), [new.key()]);
+        if self.run(Statement::insert_or_nothing([new])).await?.is_empty() {
+            self.run(Statement::update(there, change)).await?;
+        }
+        Ok(())
+    }
+
     async fn wait(&self) -> Result<Vec<StoreRow>, ErrorClass> {
         let mut turns = self.server.turns();
         let timeout = tokio::time::sleep(LOCK_TIMEOUT);
@@ -125,11 +140,12 @@ impl Transaction {
         let ended = {
             let mut db = self.server.db();
             let written: Vec<StoreRow> = db.written(self.session).into_iter().cloned().collect();
+            let deleted: Vec<RowKey> = db.deleted(self.session).into_iter().map(|(_, key)| key).collect();
             let ended = db.commit(self.session);
             db.kill(self.session);
             drop(db);
             if ended == Ended::Committed {
-                self.server.committed(&written);
+                self.server.committed(&written, &deleted);
             }
             ended
         };

@@ -14,6 +14,7 @@ use super::apply::{Place, Verdict, Verdicts, by_id, head};
 use super::flaws::Flaw;
 use super::release::Ended;
 use super::rows::{AttemptRow, RowKey, StoreRow, table};
+use super::slots;
 use super::transaction::Transaction;
 
 /// Applies transitions; returns the tasks that ended.
@@ -33,7 +34,10 @@ pub(super) async fn apply(
     let (guards, changes) = (by_task.clone(), by_task.clone());
     let rows = Rows::by_keys(table::TASK, by_task.keys().cloned().map(RowKey::Task))
         .filter(move |row: &StoreRow| holds(&guards[&row.as_task().id].guard, row.as_task(), now, flaws));
-    let update = Statement::update(rows, move |row| moved(row, &changes[&row.as_task().id], now));
+    let mut update = Statement::update(rows, move |row| moved(row, &changes[&row.as_task().id], now));
+    if transaction.has(Flaw::PromotionInStatementOfEnd) {
+        update = slots::promoting(update, now);
+    }
     let applied = by_id(transaction.run(update).await?);
 
     let mut ended = Vec::new();
@@ -47,7 +51,7 @@ pub(super) async fn apply(
         verdicts.set(*place, Verdict::Applied(Receipt::Moved(head(row))));
         let task = row.as_task();
         if task.state.is_terminal() {
-            ended.push(Ended { task: task.id.clone(), state: task.state });
+            ended.push(Ended { task: task.id.clone(), state: task.state, slot: task.slot.clone() });
         } else if transition.guard.from.contains(State::Running) && task.state.is_waiting() {
             history.push(attempt_of(task, transition, now));
         }
@@ -101,7 +105,7 @@ async fn examine(
     let was_attempt = |transition: &Transition| {
         attempts.iter().any(|row| match row {
             StoreRow::Attempt(row) => row.task == transition.task && row.mark == transition.mark,
-            StoreRow::Task(_) | StoreRow::Edge(_) | StoreRow::Limit(_) => false,
+            other => unreachable!("a row of the table of attempts, not {other:?}"),
         })
     };
     for (place, transition) in left_out {
@@ -140,7 +144,8 @@ fn holds(guard: &Guard, task: &Task, now: Timestamp, flaws: GuardFlaws) -> bool 
     let cancel = !guard.unless_cancel_requested || task.cancel.is_none() || flaws.ignores_cancel;
     let lapsed = task.lease_expires_at.is_some_and(|expires| expires <= now);
     let lease = !guard.lease_lapsed || lapsed || flaws.ignores_lease;
-    guard.from.contains(task.state) && fence && cancel && lease
+    let overdue = !guard.overdue || task.deadline_at.is_some_and(|deadline| deadline <= now);
+    guard.from.contains(task.state) && fence && cancel && lease && overdue
 }
 
 fn moved(row: &StoreRow, transition: &Transition, now: Timestamp) -> StoreRow {
@@ -163,6 +168,7 @@ fn moved(row: &StoreRow, transition: &Transition, now: Timestamp) -> StoreRow {
         }
         if to.is_terminal() {
             task.finished_at = Some(now);
+            task.slot_waiting = false;
         }
         if cause.is_some() {
             task.cause = *cause;

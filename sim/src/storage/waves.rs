@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use steadfast_core::State;
 use steadfast_core::step::{Batch, Head, Insert, Receipt, Refusal, Step};
-use steadfast_core::task::{Due, NewTask};
+use steadfast_core::task::{Due, NewTask, OnConflict};
 
 use super::apply::{Place, Verdict};
 
@@ -60,7 +60,8 @@ pub(super) fn waves(batches: &[Batch]) -> Vec<usize> {
     waves
 }
 
-/// What a batch touches, and whether it must have it alone. Inserts that stand alone may share keys and slots.
+/// What a batch touches, and whether it must have it alone. Inserts that stand alone may share keys and slots, but for
+/// one that would wait for its slot: it must see who has it.
 fn touches(batch: &Batch) -> Vec<(Touched<'_>, bool)> {
     let alone = batch.steps.len() > 1;
     let mut touches = Vec::new();
@@ -68,13 +69,20 @@ fn touches(batch: &Batch) -> Vec<(Touched<'_>, bool)> {
         match step {
             Step::Transition(step) => touches.push((Touched::Task(step.task.as_str()), true)),
             Step::Renew(step) => touches.push((Touched::Task(step.task.as_str()), true)),
-            Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => {}
+            Step::Report(step) => {
+                touches.push((Touched::Task(step.task.as_str()), true));
+                touches.extend(step.alias.as_ref().map(|alias| (Touched::New(alias.as_str()), true)));
+            }
             Step::Limit(step) => touches.push((Touched::Queue(step.queue.as_str()), true)),
+            Step::Pause(step) => touches.push((Touched::Queue(step.queue.as_str()), true)),
+            Step::Beat(_) | Step::Prune(_) => {}
             Step::Insert(Insert { task, .. }) => {
                 touches.push((Touched::Task(task.id.as_str()), true));
                 touches.push((Touched::New(task.id.as_str()), true));
                 touches.extend(task.key.as_ref().map(|key| (Touched::Key(key.as_str()), alone)));
-                touches.extend(task.slot.as_ref().map(|(slot, _)| (Touched::Slot(slot.as_str()), alone)));
+                let patient = |on_conflict: &OnConflict| *on_conflict == OnConflict::Queue;
+                let slot = task.slot.as_ref();
+                touches.extend(slot.map(|(slot, on)| (Touched::Slot(slot.as_str()), alone || patient(on))));
                 touches.extend(task.parents.iter().map(|one| (Touched::New(one.id.as_str()), false)));
             }
         }
@@ -103,9 +111,17 @@ impl Twins {
                 let id = Some(Touched::New(task.id.as_str()));
                 let key = task.key.as_ref().map(|key| Touched::Key(key.as_str()));
                 let slot = task.slot.as_ref().map(|(slot, _)| Touched::Slot(slot.as_str()));
-                let named = [id, key, slot].into_iter().flatten();
-                match named.clone().find_map(|one| known.get(&one).map(|earlier| (one, *earlier))) {
-                    None => known.extend(named.map(|one| (one, (s, insert)))),
+                // Who is ready to wait for a slot isn't refused it.
+                let wants_slot = slot.filter(|_| {
+                    task.slot.as_ref().is_some_and(|(_, on_conflict)| *on_conflict != OnConflict::Queue)
+                });
+                let mut wanted = [id, key, wants_slot].into_iter().flatten();
+                match wanted.find_map(|one| known.get(&one).map(|earlier| (one, *earlier))) {
+                    None => {
+                        for one in [id, key, slot].into_iter().flatten() {
+                            known.entry(one).or_insert((s, insert));
+                        }
+                    }
                     Some((one, (at, earlier))) => twins.push((b, s), insert, one, at, earlier),
                 }
             }
