@@ -62,7 +62,7 @@ pub struct TaskRow {
 }
 
 /// An edge.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EdgeRow {
     /// The task waited for.
     pub parent: TaskId,
