@@ -5,6 +5,7 @@
 //! timers that are only noticed when tokio is returned to (every `POLLS_BETWEEN_YIELDS` polls), livelock and deadlock
 //! (bounds that name the tasks and what they wait for).
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
@@ -17,6 +18,11 @@ use crate::choices::{Choices, Stream};
 
 /// Polls after which tokio gets its turn.
 const POLLS_BETWEEN_YIELDS: u32 = 61;
+
+thread_local! {
+    /// What the task that is being polled on this thread says that it waits for.
+    static WAITS_FOR: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
 
 /// A group of tasks that freeze and die together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +55,8 @@ struct State {
 struct Task {
     name: String,
     node: NodeId,
+    /// What it said that it waits for, at its last poll.
+    waits_for: Option<&'static str>,
     /// `None` while it is being polled.
     future: Option<TaskFuture>,
     waker: Waker,
@@ -138,9 +146,10 @@ impl Scheduler {
         state.tasks_made += 1;
         let waker = Waker::from(Arc::new(TaskWaker { task, scheduler: self.clone() }));
         let future: TaskFuture = Box::pin(future);
+        let name = name.into();
         state
             .tasks
-            .insert(task, Task { name: name.into(), node, future: Some(future), waker, is_ready: false });
+            .insert(task, Task { name, node, waits_for: None, future: Some(future), waker, is_ready: false });
         state.make_ready(task);
         let root = state.root.take();
         drop(state);
@@ -238,6 +247,7 @@ impl Scheduler {
             let Some((number, mut future, waker)) = self.lock().take_next(context) else {
                 return Poll::Pending;
             };
+            WAITS_FOR.set(None);
             let finished = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
             self.put_back(number, future, finished);
             if self.polls() > bounds.polls {
@@ -254,6 +264,7 @@ impl Scheduler {
             match state.tasks.get_mut(&number) {
                 Some(task) if !finished => {
                     task.future = Some(future);
+                    task.waits_for = WAITS_FOR.get();
                     None
                 }
                 // It was killed by its own poll, or is through.
@@ -275,8 +286,12 @@ impl Scheduler {
             .values()
             .map(|task| {
                 let frozen = if state.frozen.contains(&task.node) { " (frozen)" } else { "" };
-                let what = if task.is_ready { "ready" } else { "waiting" };
-                format!("{} {what}{frozen}", task.name)
+                let name = &task.name;
+                match (task.is_ready, task.waits_for) {
+                    (true, _) => format!("{name} is ready{frozen}"),
+                    (false, Some(what)) => format!("{name} waits for {what}{frozen}"),
+                    (false, None) => format!("{name} waits{frozen}"),
+                }
             })
             .collect();
         names.join(", ")
@@ -333,6 +348,22 @@ pub fn yield_now() -> impl Future<Output = ()> + Send {
     })
 }
 
+/// Waits for a future, and says what for where a run gets stuck. The innermost word counts.
+pub fn waiting_for<F: Future>(what: &'static str, future: F) -> impl Future<Output = F::Output> {
+    // Boxed futures would cost more than they tell; a pinned one in an async block is free.
+    async move {
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(move |context| {
+            let polled = future.as_mut().poll(context);
+            if polled.is_pending() && WAITS_FOR.get().is_none() {
+                WAITS_FOR.set(Some(what));
+            }
+            polled
+        })
+        .await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -377,9 +408,9 @@ mod tests {
     #[test]
     fn bounds_name_what_is_stuck() {
         let scheduler = Scheduler::new(Choices::from_seed(1), 0);
-        scheduler.spawn(NodeId(1), "waits for ever", std::future::pending());
+        scheduler.spawn(NodeId(1), "w1/supervisor", waiting_for("an answer", std::future::pending()));
         let stuck = scheduler.run(BOUNDS, std::future::pending::<()>());
-        assert_eq!(stuck, Err(Stuck::Time("waits for ever waiting, main waiting".into())));
+        assert_eq!(stuck, Err(Stuck::Time("w1/supervisor waits for an answer, main waits".into())));
         let stuck = Scheduler::new(Choices::from_seed(1), 0).run(BOUNDS, async {
             loop {
                 yield_now().await;
