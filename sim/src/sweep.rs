@@ -149,6 +149,7 @@ fn concerns(event: &Event, tasks: &[TaskId]) -> bool {
         | Event::Cancelled { task, .. }
         | Event::Entered { task, .. }
         | Event::Told { task, .. }
+        | Event::Looked { task, .. }
         | Event::Said { task, .. } => tasks.contains(task),
         Event::Limited { .. }
         | Event::Started { .. }
