@@ -10,6 +10,7 @@ pub mod history;
 pub mod oracle;
 pub mod scenario;
 pub mod scheduler;
+pub mod specimens;
 pub mod storage;
 pub mod sweep;
 pub mod world;
