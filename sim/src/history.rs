@@ -200,6 +200,7 @@ impl History {
                     let before = state.tasks.insert(after.id.clone(), after.clone());
                     Event::Changed { before, after }
                 }
+                StoreRow::Edge(edge) if edge.gone => continue,
                 StoreRow::Edge(edge) => Event::Edge(edge.clone()),
                 StoreRow::Queue(row) => Event::Limited { queue: row.queue.clone(), concurrency: row.limit() },
                 StoreRow::Log(row) => {

@@ -1,5 +1,6 @@
 //! Running scenarios from seeds: one run, many runs, and the page that a failure prints.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -114,7 +115,7 @@ impl fmt::Display for Report {
         }
         let mut tasks: Vec<TaskId> =
             self.violations.iter().filter_map(|violation| violation.task.clone()).collect();
-        tasks.extend(parents(&self.entries, &tasks));
+        tasks.extend(neighbours(&self.entries, &tasks));
         for entry in self.entries.iter().filter(|entry| tasks.is_empty() || concerns(&entry.event, &tasks)) {
             writeln!(f, "{entry}")?;
         }
@@ -129,11 +130,22 @@ impl fmt::Display for Report {
     }
 }
 
-fn parents(entries: &[Entry], tasks: &[TaskId]) -> Vec<TaskId> {
+/// The parents of these tasks, and those that want the same slots.
+fn neighbours(entries: &[Entry], tasks: &[TaskId]) -> BTreeSet<TaskId> {
+    let stored = || {
+        entries.iter().filter_map(|entry| match &entry.event {
+            Event::Changed { before: None, after } => Some(after),
+            _ => None,
+        })
+    };
+    let slots: BTreeSet<_> =
+        stored().filter(|task| tasks.contains(&task.id)).filter_map(|task| task.slot.as_ref()).collect();
+    let beside = stored().filter(|task| task.slot.as_ref().is_some_and(|slot| slots.contains(slot)));
     let edges = entries
         .iter()
         .filter_map(|entry| if let Event::Edge(edge) = &entry.event { Some(edge) } else { None });
-    edges.filter(|edge| tasks.contains(&edge.child)).map(|edge| edge.parent.clone()).collect()
+    let parents = edges.filter(|edge| tasks.contains(&edge.child)).map(|edge| edge.parent.clone());
+    beside.map(|task| task.id.clone()).chain(parents).filter(|task| !tasks.contains(task)).collect()
 }
 
 fn concerns(event: &Event, tasks: &[TaskId]) -> bool {

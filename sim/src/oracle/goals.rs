@@ -24,6 +24,16 @@ pub const GOALS: &[&str] = &[
     "a caller went away",
     "a drained attempt was given back",
     "a worker crashed while it ran a task",
+    "a task waited for its slot and got it",
+    "a task that waited for its slot ended",
+    "a submit was answered with the holder of its slot",
+    "a deadline ended a task that waited",
+    "a deadline ended a running task",
+    "a report was kept",
+    "a report came too late",
+    "a task got another name",
+    "a queue was paused and resumed",
+    "an ended task was forgotten",
 ];
 
 /// The goals that a history reaches.
@@ -31,10 +41,25 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
     let facts = Facts::new(entries, true);
     let mut reached = BTreeSet::new();
     let mut running = BTreeSet::new();
+    let mut paused = false;
     for entry in entries {
         match &entry.event {
             Event::Changed { before, after } => {
                 let was_running = before.as_ref().is_some_and(|before| before.state == State::Running);
+                if before.as_ref().is_some_and(|before| before.slot_waiting) && !after.slot_waiting {
+                    reached.insert(if after.state.is_terminal() {
+                        "a task that waited for its slot ended"
+                    } else {
+                        "a task waited for its slot and got it"
+                    });
+                }
+                if after.cause == Some(Cause::Deadline) && after.state.is_terminal() {
+                    reached.insert(if was_running {
+                        "a deadline ended a running task"
+                    } else {
+                        "a deadline ended a task that waited"
+                    });
+                }
                 let was_blocked = before.as_ref().is_some_and(|before| before.state == State::Blocked);
                 reached.extend(
                     was_running.then_some(after.cause).flatten().and_then(|cause| of_end(cause, after.state)),
@@ -67,7 +92,27 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
                 }
             }
             Event::Submitted { task, answer: SubmitAnswer::Accepted(told) } if task != told => {
-                reached.insert("a submit was answered with the task of its key");
+                reached.insert(if facts.tasks[told].key.is_some() {
+                    "a submit was answered with the task of its key"
+                } else {
+                    "a submit was answered with the holder of its slot"
+                });
+            }
+            Event::Reported { kept, .. } => {
+                reached.insert(if *kept { "a report was kept" } else { "a report came too late" });
+            }
+            Event::Aliased { .. } => {
+                reached.insert("a task got another name");
+            }
+            Event::Limited { concurrency, .. } => {
+                if *concurrency == Some(0) {
+                    paused = true;
+                } else if paused {
+                    reached.insert("a queue was paused and resumed");
+                }
+            }
+            Event::Pruned { .. } => {
+                reached.insert("an ended task was forgotten");
             }
             Event::Submitted { answer: SubmitAnswer::Dropped, .. } => {
                 reached.insert("a caller went away");

@@ -1,12 +1,48 @@
-//! P4: the fence strictly rises, and what an attempt wrote under an old fence is never what ends the task. Handlers of the simulation put their fence into the output.
+//! P4: the fence strictly rises, and what is said under an old fence changes nothing: it never ends the task, and
+//! none of its reports is kept. Handlers of the simulation put their fence into all that they say.
+
+use std::collections::BTreeMap;
 
 use super::{Facts, Found, Property};
+use crate::history::{Event, fence_in};
 use steadfast_core::State;
 
 pub(super) const PROPERTY: Property =
     Property { name: "P4", meaning: "a stale fence changes nothing", check };
 
 fn check(facts: &Facts<'_>, found: &mut Found) {
+    check_ends(facts, found);
+    let mut tasks = BTreeMap::new();
+    for entry in facts.entries {
+        match &entry.event {
+            Event::Changed { after, .. } => {
+                tasks.insert(&after.id, after);
+                let said = after.progress.as_ref().and_then(|progress| fence_in(progress.message.as_bytes()));
+                if let Some(fence) = said.filter(|fence| *fence != after.fence) {
+                    found.add(
+                        &after.id,
+                        format!(
+                            "{} has the progress of fence {fence}, but its fence is {}",
+                            after.id, after.fence
+                        ),
+                    );
+                }
+            }
+            // Its own transaction holds the task's row, so this is the task at that very commit.
+            Event::Kept { task, fence, .. } => {
+                let runs = |task: &&std::sync::Arc<steadfast_core::Task>| {
+                    task.state == State::Running && task.fence == *fence
+                };
+                if tasks.get(task).copied().filter(runs).is_none() {
+                    found.add(task, format!("{task} keeps what was said under fence {fence}, which isn't the one it runs under"));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn check_ends(facts: &Facts<'_>, found: &mut Found) {
     for (_, before, after) in facts.changes() {
         let id = &after.id;
         if let Some(before) = before.filter(|before| before.fence > after.fence) {
@@ -32,6 +68,24 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
 mod tests {
     use super::super::made::*;
     use super::*;
+
+    use steadfast_core::Task;
+    use steadfast_core::task::Progress;
+
+    #[test]
+    fn a_report_of_a_stale_attempt_is_noticed() {
+        let kept = |fence, number| event(1, Event::Kept { task: task().id, fence, number });
+        let with = |task: Task, more| changes(&[(0, task)]).into_iter().chain(more).collect::<Vec<_>>();
+        let good = with(running(), [kept(1, 1)]);
+        tells_apart(&PROPERTY, &good, &with(running(), [kept(0, 1)]));
+        tells_apart(&PROPERTY, &good, &with(running(), [kept(2, 0)]));
+        tells_apart(&PROPERTY, &good, &with(task(), [kept(0, 1)]));
+        let says = |text: &str| {
+            let progress = Some(Progress { percent: 1, message: text.into() });
+            changes(&[(0, Task { progress, ..running() })])
+        };
+        tells_apart(&PROPERTY, &says("fence 1"), &says("fence 0"));
+    }
 
     #[test]
     fn the_outcome_of_a_stale_attempt_is_noticed() {

@@ -1,8 +1,8 @@
 //! P5: every change is a legal one, a terminal state absorbs, and the revision counts the changes.
 
 use super::{Facts, Found, Property};
-use steadfast_core::State;
 use steadfast_core::decide::is_legal;
+use steadfast_core::{Cause, State, Task};
 
 pub(super) const PROPERTY: Property =
     Property { name: "P5", meaning: "legal transitions, terminal absorbs", check };
@@ -16,6 +16,12 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             }
             continue;
         };
+        if before.state.is_waiting() && after.state == State::Failed && !may_fail(before, after) {
+            found.add(id, format!("{id} was {} and failed ({:?})", before.state, after.cause));
+        }
+        if after.slot_waiting && after.state != State::Blocked {
+            found.add(id, format!("{id} is {} and waits for its slot", after.state));
+        }
         let steps = after.rev.saturating_sub(before.rev);
         if before.state.is_terminal() && before != after {
             found.add(id, format!("{id} had {} and was changed", before.state));
@@ -27,6 +33,16 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
         } else if steps > 0 && !is_reachable(before.state, after.state, steps) {
             found.add(id, format!("{id} went from {} to {} in {steps} steps", before.state, after.state));
         }
+    }
+}
+
+/// Whether a task that nobody works on may fail like this: by its deadline, or, while it is blocked, by a parent. (A
+/// transaction may claim and promote, but not do the whole work.)
+fn may_fail(before: &Task, after: &Task) -> bool {
+    match after.cause {
+        Some(Cause::Deadline) => true,
+        Some(Cause::DependencyFailed) => before.state == State::Blocked,
+        _ => false,
     }
 }
 
@@ -62,7 +78,13 @@ mod tests {
             task.rev = rev;
             task
         };
+        let failed = |cause| Task { cause: Some(cause), state: State::Failed, ..task() };
+        let failed = |cause| changes(&[(0, task()), (1, Task { rev: 2, ..failed(cause) })]);
+        tells_apart(&PROPERTY, &failed(Cause::Deadline), &failed(Cause::DependencyFailed));
+        tells_apart(&PROPERTY, &failed(Cause::Deadline), &failed(Cause::Error));
         let good = changes(&[(0, task()), (1, running()), (2, in_state(State::Succeeded, 3))]);
+        let waits = Task { slot_waiting: true, ..running() };
+        tells_apart(&PROPERTY, &good, &changes(&[(0, task()), (1, waits)]));
         for bad in [
             changes(&[(0, task()), (1, in_state(State::Succeeded, 2))]),
             changes(&[

@@ -63,6 +63,7 @@ mod tests {
                     parent: task().id,
                     child: child.clone(),
                     on_failure: OnParentFailure::Fail,
+                    gone: false,
                 }),
             ));
             let entered = Event::Entered { node: "w".into(), task: child, payload_id: "c".into(), fence: 1 };

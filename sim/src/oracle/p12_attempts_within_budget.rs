@@ -1,7 +1,15 @@
-//! P12: attempts stay within their maximum and rescues within their budget, and no attempt begins before the task is due.
+//! P12: attempts stay within their maximum and rescues within their budget, no attempt begins before the task is due, and
+//! once faults have stopped a task ends soon after its deadline.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{Facts, Found, Property};
+use crate::history::Event;
 use steadfast_core::{Cause, State};
+
+/// How long after its deadline a task may go on: some sweeps by a slow clock.
+const OVERDUE_MAX: Duration = Duration::from_secs(15);
 
 pub(super) const PROPERTY: Property = Property {
     name: "P12",
@@ -10,6 +18,7 @@ pub(super) const PROPERTY: Property = Property {
 };
 
 fn check(facts: &Facts<'_>, found: &mut Found) {
+    check_deadlines(facts, found);
     for (entry, before, after) in facts.changes() {
         let id = &after.id;
         if after.attempt > after.attempts_max {
@@ -33,10 +42,47 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
     }
 }
 
+fn check_deadlines(facts: &Facts<'_>, found: &mut Found) {
+    let is_heal = |event: &Event| matches!(event, Event::Healed);
+    let Some(healed) = facts.entries.iter().find(|entry| is_heal(&entry.event)) else { return };
+    let last = facts.entries.last().map_or(healed.at, |entry| entry.at);
+    let mut ended = BTreeSet::new();
+    for (entry, _, after) in facts.changes().filter(|(_, _, after)| after.state.is_terminal()) {
+        ended.insert(&after.id);
+        if let Some(deadline) = after.deadline_at.filter(|at| (*at).max(healed.at) + OVERDUE_MAX < entry.at) {
+            let late = entry.at.since(deadline);
+            found.add(&after.id, format!("{} ended {late:?} after its deadline", after.id));
+        }
+    }
+    for (id, task) in facts.tasks.iter().filter(|(id, _)| !ended.contains(**id)) {
+        if let Some(deadline) = task.deadline_at.filter(|at| (*at).max(healed.at) + OVERDUE_MAX < last) {
+            let late = last.since(deadline);
+            found.add(id, format!("{id} is still {}, {late:?} after its deadline", task.state));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::made::*;
     use super::*;
+
+    #[test]
+    fn a_task_that_outlives_its_deadline_is_noticed() {
+        let run = |end: i64| {
+            let mut due = running();
+            due.deadline_at = Some(at(10));
+            let mut ended = due.clone();
+            ended.state = State::Failed;
+            let healed = event(5, Event::Healed);
+            [healed].into_iter().chain(changes(&[(0, due), (end, ended)])).collect::<Vec<_>>()
+        };
+        tells_apart(&PROPERTY, &run(25), &run(26));
+        let mut unended = run(26);
+        unended.pop();
+        unended.push(event(26, Event::Healed));
+        tells_apart(&PROPERTY, &run(25), &unended);
+    }
 
     #[test]
     fn each_budget_is_kept() {

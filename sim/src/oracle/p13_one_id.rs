@@ -1,4 +1,7 @@
-//! P13: a task has one id everywhere: the one that was answered is the one that is stored and that its handler is given.
+//! P13: a task has one id everywhere: the one that was answered is the one that is stored and that its handler is given;
+//! and another name stands for one task only.
+
+use std::collections::BTreeMap;
 
 use super::{Facts, Found, Property};
 use crate::history::{Event, SubmitAnswer};
@@ -6,6 +9,7 @@ use crate::history::{Event, SubmitAnswer};
 pub(super) const PROPERTY: Property = Property { name: "P13", meaning: "one id everywhere", check };
 
 fn check(facts: &Facts<'_>, found: &mut Found) {
+    let mut aliases = BTreeMap::new();
     for entry in facts.entries {
         match &entry.event {
             Event::Entered { task, payload_id, .. } => {
@@ -14,7 +18,8 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
                     continue;
                 };
                 let under_key = stored.key.as_ref().is_some_and(|key| *payload_id == format!("key {key}"));
-                if payload_id != task.as_str() && !under_key {
+                let in_slot = stored.slot.as_ref().is_some_and(|slot| *payload_id == format!("slot {slot}"));
+                if payload_id != task.as_str() && !under_key && !in_slot {
                     found.add(task, format!("the handler of {task} was given the payload of {payload_id}"));
                 }
             }
@@ -23,6 +28,13 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             {
                 found.add(told, format!("{told} was answered, and nothing is stored under it"));
             }
+            Event::Aliased { alias, task } => match aliases.insert(alias, task) {
+                Some(other) if other != task => {
+                    found.add(task, format!("{alias} stands for {task} and for {other}"));
+                }
+                _ => {}
+            },
+            Event::Pruned { task } => aliases.retain(|_, named| **named != task.id),
             _ => {}
         }
     }
@@ -32,6 +44,17 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
 mod tests {
     use super::super::made::*;
     use super::*;
+
+    use steadfast_core::name::TaskId;
+
+    #[test]
+    fn an_alias_of_two_tasks_is_noticed() {
+        let alias =
+            |to: &str| event(1, Event::Aliased { alias: TaskId::trusted("a"), task: TaskId::trusted(to) });
+        tells_apart(&PROPERTY, &[alias("t"), alias("t")], &[alias("t"), alias("u")]);
+        let pruned = event(2, Event::Pruned { task: task().into() });
+        tells_apart(&PROPERTY, &[alias("t"), pruned, alias("u")], &[alias("t"), alias("u")]);
+    }
 
     #[test]
     fn a_foreign_id_is_noticed() {

@@ -25,7 +25,10 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
                 if after.cause.is_none() {
                     found.add(id, format!("{id} has {} without a cause", after.state));
                 }
-                let needs_none = matches!(after.cause, Some(Cause::DependencyFailed | Cause::RescuesUsedUp));
+                let needs_none = matches!(
+                    after.cause,
+                    Some(Cause::DependencyFailed | Cause::RescuesUsedUp | Cause::Deadline)
+                );
                 let was_entered = entered.contains(&(id, after.fence));
                 if after.state == State::Failed && !needs_none && !was_entered {
                     found.add(id, format!("{id} has failed ({:?}) without an entered attempt", after.cause));
@@ -67,5 +70,7 @@ mod tests {
         tells_apart(&PROPERTY, &good, &history(State::Failed, Some(Cause::Error), None));
         let lost = history(State::Failed, Some(Cause::RescuesUsedUp), None);
         tells_apart(&PROPERTY, &lost, &history(State::Failed, Some(Cause::Error), None));
+        let late = history(State::Failed, Some(Cause::Deadline), None);
+        tells_apart(&PROPERTY, &late, &history(State::Failed, Some(Cause::Timeout), None));
     }
 }

@@ -42,7 +42,8 @@ impl Place {
         let (engine, commits) = Engine::new(node.storage(), node.clock());
         node.spawn("committer", commits);
         node.spawn("sweeper", sweeper::run(engine.clone(), SWEEP));
-        let handlers = Handlers::new().with(Kind::trusted("work"), Worker { node: node.clone() });
+        let handlers = Handlers::new()
+            .with(Kind::trusted("work"), Worker { node: node.clone(), engine: engine.clone() });
         let mut config = WorkerConfig::new(WorkerId::trusted(name));
         config.queues = vec![Queue::default_queue(), Queue::trusted(LIMITED)];
         config.concurrency = 1 + self.pick("concurrency", 4) as usize;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use steadfast_core::engine::{Cancelled, Submitted};
 use steadfast_core::name::{Key, Kind, Queue, Slot, TaskId};
+use steadfast_core::step::{Prune, QueuePause};
 use steadfast_core::task::{Due, NewTask, OnConflict, OnParentFailure, Parent};
 use steadfast_core::{Engine, Error, ErrorKind};
 
@@ -17,6 +18,7 @@ use crate::history::{Event, SubmitAnswer};
 use crate::storage::SimStorage;
 use crate::world::{Node, SimClock};
 
+use super::RETENTION;
 use super::handler::TIMEOUT;
 
 /// How many tasks a run has.
@@ -35,10 +37,12 @@ pub(super) struct Client {
 impl Client {
     /// Submits and cancels, one after the other, with pauses.
     pub(super) async fn run(self) {
+        let replacing = self.choices().pick(Stream::Workload, "swarm: children replace", 0, 3) == 2;
         for number in 0..TASKS {
             self.pause(number).await;
-            let task = self.plan(number);
+            let task = self.plan(number, replacing);
             self.submit(number, task).await;
+            self.keep_house(number).await;
             let choices = self.choices();
             if choices.odds(Stream::Workload, "cancel", number, 1_500) {
                 let target = choices.pick(
@@ -52,11 +56,34 @@ impl Client {
         }
     }
 
+    /// Pauses or resumes a queue, or forgets what ended long ago. What goes wrong is made up for later.
+    async fn keep_house(&self, number: u64) {
+        let choices = self.choices();
+        if choices.odds(Stream::Workload, "pause or resume", number, 1_500) {
+            let paused = choices.pick(Stream::Workload, "resume or pause", number, 2) == 1;
+            let _ = self.pause_queue(paused).await;
+        }
+        if choices.odds(Stream::Workload, "prune", number, 2_000) {
+            let _ = self.prune().await;
+        }
+    }
+
+    pub(super) async fn pause_queue(&self, paused: bool) -> Result<(), Error> {
+        self.engine.pause(QueuePause { queue: Queue::trusted(LIMITED), paused }).await
+    }
+
+    /// Forgets a few of the tasks that ended long ago.
+    pub(super) async fn prune(&self) -> Result<u32, Error> {
+        let otherwise = RETENTION + Duration::from_secs(15);
+        self.engine.prune(Prune { succeeded: RETENTION, otherwise, limit: 5 }).await
+    }
+
     fn choices(&self) -> &Choices {
         self.node.world().choices()
     }
 
-    fn plan(&self, number: u64) -> NewTask {
+    /// `replacing`: whether children may take a slot from its holder.
+    fn plan(&self, number: u64, replacing: bool) -> NewTask {
         let choices = self.choices();
         let pick = |site, n| choices.pick(Stream::Workload, site, number, n);
         let odds = |site, odds| choices.odds(Stream::Workload, site, number, odds);
@@ -77,14 +104,29 @@ impl Client {
             task.queue = Queue::default_queue();
             return task;
         }
-        if odds("slot", 3_000) {
-            let on_conflict = if odds("reject", 3_000) { OnConflict::Reject } else { OnConflict::Replace };
-            task.slot = Some((Slot::trusted(format!("s{}", pick("which slot", 2))), on_conflict));
+        if odds("slot", 4_000) {
+            let on_conflict = match pick("on conflict", 10) {
+                3..=7 if !replacing => OnConflict::Queue,
+                0..=7 => OnConflict::Replace,
+                8 => OnConflict::Join,
+                _ => OnConflict::Reject,
+            };
+            let slot = Slot::trusted(format!("s{}", pick("which slot", 2)));
+            if on_conflict == OnConflict::Join || odds("alike", 5_000) {
+                task.payload = format!("slot {slot}").into_bytes().into();
+            }
+            task.slot = Some((slot, on_conflict));
+        }
+        if odds("deadline", 1_500) {
+            task.deadline = Some(Due::After(Duration::from_secs(u64::from(1 + pick("how soon", 40)))));
         }
         if odds("delay", 2_000) {
             task.due = Due::After(Duration::from_secs(u64::from(pick("due", 20))));
         }
-        if number > 0 && odds("parents", 4_500) {
+        // Who replaces comes before those that wait for the slot. If one of them is its parent, directly or not, both wait
+        // for ever, as was asked for: so a run has either children that replace or tasks that wait for slots.
+        let overtakes = matches!(task.slot, Some((_, OnConflict::Replace))) && !replacing;
+        if number > 0 && !overtakes && odds("parents", 4_500) {
             let n = u32::try_from(number).expect("few");
             let parents: BTreeSet<u32> =
                 (0..=pick("how many parents", 3)).map(|_| pick("which parent", n)).collect();

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use steadfast_core::handler::Running;
-use steadfast_core::{Cause, Context, Handler, Verdict};
+use steadfast_core::name::TaskId;
+use steadfast_core::step::{Outcome, Report};
+use steadfast_core::task::{Checkpoint, LogLine, Progress};
+use steadfast_core::{Cause, Context, Engine, Handler, Verdict};
 
 use crate::choices::{Choices, Stream};
 use crate::history::Event;
 use crate::scheduler::yield_now;
-use crate::world::Node;
+use crate::storage::SimStorage;
+use crate::world::{Node, SimClock};
 
 /// How long an attempt may take in the simulation.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
@@ -18,15 +22,17 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone)]
 pub(super) struct Worker {
     pub(super) node: Node,
+    pub(super) engine: Engine<SimStorage, SimClock>,
 }
 
 impl Handler for Worker {
     fn call(&self, context: Context) -> Running {
-        let node = self.node.clone();
+        let Self { node, engine } = self.clone();
         Box::pin(async move {
             let (task, fence) = (context.task_id().clone(), context.fence());
             let payload_id = String::from_utf8_lossy(context.payload()).into_owned();
             node.record(Event::Entered { node: node.name().into(), task: task.clone(), payload_id, fence });
+            report(&node, &engine, &context).await;
             let verdict = work(&node, &context).await;
             let well = matches!(verdict, Verdict::Done(_));
             node.record(Event::Said { task, fence, well });
@@ -35,10 +41,51 @@ impl Handler for Worker {
     }
 }
 
+/// Says something before the work, or what the attempt before would have said; unless it is told to stop meanwhile.
+async fn report(node: &Node, engine: &Engine<SimStorage, SimClock>, context: &Context) {
+    let choices: &Choices = node.world().choices();
+    let actor = actor(context);
+    let (task, own) = (context.task_id().clone(), context.fence());
+    let (fence, number) = match choices.pick(Stream::Workload, "report", actor, 10) {
+        0..=5 => return,
+        9 if own > 1 => (own - 1, 2),
+        _ => (own, 1),
+    };
+    let said = format!("fence {fence}");
+    let mut report = Report::new(task.clone(), fence);
+    let line = LogLine {
+        number,
+        ago: Duration::ZERO,
+        stream: steadfast_core::task::Stream::Log,
+        text: said.clone(),
+    };
+    report.lines.push(line);
+    let parts = choices.pick(Stream::Workload, "what is reported", actor, 8);
+    if parts & 1 > 0 {
+        report.progress = Some(Progress { percent: 50, message: said.clone() });
+    }
+    if parts & 2 > 0 {
+        report.checkpoints.push(Checkpoint { name: "half".into(), value: said.into_bytes().into() });
+    }
+    if parts & 4 > 0 {
+        let alias = choices.pick(Stream::Workload, "which alias", actor, 12);
+        report.alias = Some(TaskId::trusted(format!("alias-{alias}")));
+    }
+    let (sent, stopped) = (std::pin::pin!(engine.report(report)), std::pin::pin!(context.stopped()));
+    if let Either::Left((Ok(outcome), _)) = select(sent, stopped).await {
+        let kept = matches!(outcome, Outcome::Applied(_) | Outcome::Already(_));
+        node.record(Event::Reported { task, fence, number, kept });
+    }
+}
+
+/// The task is the actor: what it does doesn't depend on who else is there.
+fn actor(context: &Context) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(context.task_id().as_str().as_bytes())
+}
+
 async fn work(node: &Node, context: &Context) -> Verdict {
     let choices: &Choices = node.world().choices();
-    // The task is the actor: what it does doesn't depend on who else is there.
-    let actor = xxhash_rust::xxh3::xxh3_64(context.task_id().as_str().as_bytes());
+    let actor = actor(context);
     let done = || Verdict::done(format!("fence {}", context.fence()).into_bytes());
     let delay = |site, seconds: u32| {
         Duration::from_millis(u64::from(choices.pick(Stream::Workload, site, actor, seconds * 10)) * 100)

@@ -26,5 +26,8 @@ pub struct Scenario {
 /// All scenarios.
 pub const SCENARIOS: &[Scenario] = &[workers::SCENARIO];
 
+/// How long ended tasks are kept at least: longer than any client sends a submit again.
+pub const RETENTION: Duration = Duration::from_secs(60);
+
 /// What one run may cost. A run that comes to rest stays far below.
 pub const BOUNDS: Bounds = Bounds { polls: 2_000_000, time: Duration::from_secs(3 * 3600) };

@@ -1,6 +1,7 @@
 //! Three workers that crash, freeze past their lease and thaw, and restart, under a client that submits tasks with
-//! parents, keys, slots and delays to a queue without and one with a limit of two, and cancels some; with lost commit
-//! answers and conflicts. Then faults stop, and everything must come to an end.
+//! parents, keys, slots, delays and deadlines to a queue without and one with a limit of two, cancels some, pauses a queue
+//! and forgets what ended long ago; under handlers that report; with lost commit answers and conflicts. Then faults stop,
+//! and everything must come to an end.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// This scenario.
 pub const SCENARIO: Scenario = Scenario {
     name: "workers",
-    about: "three workers that crash, freeze and restart; parents, slots, keys, limits, cancels, lost answers",
+    about: "three workers that crash, freeze and restart; parents, slots, keys, deadlines, limits, pauses, cancels, reports, pruning, lost answers",
     run: |world| Box::pin(run(world)),
 };
 
@@ -40,11 +41,16 @@ async fn run(world: World) {
     let until = tokio::time::Instant::now() + STORM;
     let haunted = (0..WORKERS).map(|number| Place { world: world.clone(), number }.haunt(until));
     let client = Client { node, engine };
-    let (workers, ()) = join(join_all(haunted), client.run()).await;
+    let (workers, ()) = join(join_all(haunted), client.clone().run()).await;
     world.heal();
+    while client.pause_queue(false).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     // The bound on this wait is the run's bound on virtual time.
     while !all_ended(&world) {
         tokio::time::sleep(LOOK).await;
+        // The next will make up for one that fails.
+        let _ = client.prune().await;
     }
     for worker in workers.iter().flatten() {
         worker.drain.drain();

@@ -59,6 +59,11 @@ impl<'a> Verdicts<'a> {
         self.by_place.insert(place, verdict);
     }
 
+    /// Slots that the call's ends may have left without a holder.
+    pub(super) fn left(&self) -> &BTreeSet<Slot> {
+        &self.left
+    }
+
     /// The batches of the wave that is being carried out, but for those that have been refused.
     fn current(&self) -> impl Iterator<Item = (usize, &'a Batch)> {
         let is_open = |(b, _): &(usize, &Batch)| self.waves[*b] == self.wave && !self.is_refused(*b);

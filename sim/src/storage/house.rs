@@ -12,7 +12,7 @@ use steadfast_core::{Error, State, Timestamp};
 use crate::db::{Rows, Select, Statement};
 
 use super::apply::{Place, Verdict, Verdicts};
-use super::rows::{QueueRow, RowKey, StoreRow, table};
+use super::rows::{EdgeRow, QueueRow, RowKey, StoreRow, table};
 use super::transaction::Transaction;
 
 /// Carries out what is still to be done of these batches.
@@ -98,7 +98,7 @@ async fn prune(transaction: &Transaction, prune: &Prune) -> Result<u32, Error> {
     let (now, step) = (transaction.now(), prune.clone());
     let old = Rows::all(table::TASK).filter(move |row: &StoreRow| is_over(row.as_task(), &step, now));
     let oldest = Select::new(old)
-        .order_by(|row| (row.as_task().finished_at, row.arrival()))
+        .order_by(|row| (row.as_task().finished_at, row.as_task().id.clone()))
         .limit(prune.limit as usize);
     let locked = transaction.run(Statement::select(transaction.skipping(oldest))).await?;
     let ids: Arc<BTreeSet<TaskId>> = Arc::new(locked.iter().map(|row| row.as_task().id.clone()).collect());
@@ -110,6 +110,13 @@ async fn prune(transaction: &Transaction, prune: &Prune) -> Result<u32, Error> {
             let rows = Rows::all(of).filter(move |row: &StoreRow| belongs_to(row, &ids));
             transaction.run(Statement::delete(rows)).await?;
         }
+    }
+    if !ids.is_empty() {
+        let ids = ids.clone();
+        let children =
+            Rows::all(table::EDGE).filter(move |row: &StoreRow| ids.contains(&row.as_edge().parent));
+        let part = |row: &StoreRow| StoreRow::Edge(EdgeRow { gone: true, ..row.as_edge().clone() });
+        transaction.run(Statement::update(children, part)).await?;
     }
     let running = Rows::all(table::TASK).filter(|row: &StoreRow| row.is_in(State::Running));
     let running = transaction.run(Select::new(running).into()).await?;

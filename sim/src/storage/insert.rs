@@ -16,7 +16,7 @@ use crate::db::{LockMode, Next, Rows, Select, Statement};
 use super::apply::{Place, Verdict, Verdicts, by_id, head};
 use super::flaws::Flaw;
 use super::release::{Parents, blame, waiting_state};
-use super::rows::{EdgeRow, RowKey, StoreRow, UniqueKey, held_slot, table};
+use super::rows::{EdgeRow, RowKey, StoreRow, UniqueKey, awaited_slot, held_slot, table};
 use super::transaction::Transaction;
 use crate::db::Row;
 
@@ -32,12 +32,13 @@ pub(super) async fn apply(
         return Ok(());
     }
     let now = transaction.now();
+    let waited_for = waited_for(transaction, inserts, verdicts.left()).await?;
     let mut rows = Vec::new();
     let mut missing = BTreeMap::new();
     for ((place, insert), judged) in inserts.iter().zip(judge_parents(batches, inserts, others)) {
         match judged {
             Ok(parents) => {
-                let waits = must_wait(batches, *place, insert, others);
+                let waits = must_wait(batches, *place, insert, others, &waited_for);
                 rows.push((
                     new_row(insert, &parents, waits, now, transaction.next_seq()),
                     is_patient(insert),
@@ -59,7 +60,7 @@ pub(super) async fn apply(
                 verdicts.set(*place, Verdict::Applied(Receipt::Inserted(insert.task.id.clone(), head(&row))));
                 edges.extend(strictest(insert).map(|(parent, on_failure)| {
                     let (parent, child) = (parent.clone(), insert.task.id.clone());
-                    StoreRow::Edge(EdgeRow { parent, child, on_failure })
+                    StoreRow::Edge(EdgeRow { parent, child, on_failure, gone: false })
                 }));
             }
             _ => left_out.push((*place, *insert)),
@@ -148,17 +149,39 @@ fn slot_of(insert: &Insert) -> Option<Slot> {
     insert.task.slot.as_ref().map(|(slot, _)| slot.clone())
 }
 
-/// Whether a task that is ready to wait for its slot has to: somebody holds it, or takes it earlier in the same batch.
+/// Of the slots that this call has left, those that others wait for already. Nobody can begin to wait for one
+/// meanwhile: the end of its holder isn't committed.
+async fn waited_for(
+    transaction: &Transaction,
+    inserts: &[(Place, &Insert)],
+    left: &BTreeSet<Slot>,
+) -> Result<BTreeSet<Slot>, Error> {
+    let patient = inserts.iter().filter(|(_, insert)| is_patient(insert));
+    let slots: BTreeSet<Slot> =
+        patient.filter_map(|(_, insert)| slot_of(insert)).filter(|slot| left.contains(slot)).collect();
+    if slots.is_empty() {
+        return Ok(slots);
+    }
+    let waiting = Rows::all(table::TASK)
+        .filter(move |row: &StoreRow| awaited_slot(row.as_task()).is_some_and(|slot| slots.contains(slot)));
+    let rows = transaction.run(Select::new(waiting).into()).await?;
+    Ok(rows.iter().filter_map(|row| row.as_task().slot.clone()).collect())
+}
+
+/// Whether a task that is ready to wait for its slot has to: somebody holds it, or waits for it already, or takes it
+/// earlier in the same batch.
 fn must_wait(
     batches: &[Batch],
     (batch, step): Place,
     insert: &Insert,
     others: &BTreeMap<TaskId, StoreRow>,
+    waited_for: &BTreeSet<Slot>,
 ) -> bool {
     let Some(slot) = slot_of(insert).filter(|_| is_patient(insert)) else { return false };
     let takes_it =
         |earlier: &Step| matches!(earlier, Step::Insert(one) if slot_of(one).as_ref() == Some(&slot));
-    others.values().any(|row| held_slot(row.as_task()) == Some(&slot))
+    waited_for.contains(&slot)
+        || others.values().any(|row| held_slot(row.as_task()) == Some(&slot))
         || batches[batch].steps[..step].iter().any(takes_it)
 }
 

@@ -44,8 +44,10 @@ pub(super) async fn release(
         let parents: Arc<BTreeMap<TaskId, State>> =
             Arc::new(ended.iter().map(|ended| (ended.task.clone(), ended.state)).collect());
         let of = parents.clone();
-        let edges =
-            Rows::all(table::EDGE).filter(move |row: &StoreRow| of.contains_key(&row.as_edge().parent));
+        let edges = Rows::all(table::EDGE).filter(move |row: &StoreRow| {
+            let edge = row.as_edge();
+            of.contains_key(&edge.parent) && !edge.gone
+        });
         let edges = transaction.run(Select::new(edges).into()).await?;
         let mut releases: BTreeMap<TaskId, Release> = BTreeMap::new();
         for row in &edges {

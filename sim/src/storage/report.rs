@@ -6,9 +6,9 @@ use std::sync::Arc;
 use steadfast_core::name::TaskId;
 use steadfast_core::step::{Receipt, Refusal, Report};
 use steadfast_core::task::{LogEntry, Task};
-use steadfast_core::{Error, ErrorKind, State, Timestamp};
+use steadfast_core::{Error, State, Timestamp};
 
-use crate::db::{Rows, Select, Statement};
+use crate::db::{LockMode, Rows, Select, Statement};
 
 use super::apply::{Place, Verdict, Verdicts, by_id, head};
 use super::flaws::Flaw;
@@ -24,7 +24,8 @@ pub(super) async fn apply(
     if reports.is_empty() {
         return Ok(());
     }
-    let taken = taken_aliases(transaction, reports).await?;
+    let unfenced = transaction.has(Flaw::UnfencedReport);
+    let taken = give_aliases(transaction, reports, unfenced).await?;
     let free: Arc<BTreeMap<TaskId, Report>> = Arc::new(
         reports
             .iter()
@@ -33,7 +34,6 @@ pub(super) async fn apply(
             .collect(),
     );
     let now = transaction.now();
-    let unfenced = transaction.has(Flaw::UnfencedReport);
     let (guards, changes) = (free.clone(), free.clone());
     let rows = Rows::by_keys(table::TASK, free.keys().cloned().map(RowKey::Task))
         .filter(move |row: &StoreRow| holds(&guards[&row.as_task().id], row.as_task(), unfenced));
@@ -65,30 +65,47 @@ pub(super) async fn apply(
     Ok(())
 }
 
-/// Which reports bring an alias that stands for something else, and for what.
-async fn taken_aliases(
+/// Gives tasks their aliases, under their locks: none of them ends before it has it. Answers which reports bring an alias
+/// that stands for something else, and for what.
+async fn give_aliases(
     transaction: &Transaction,
     reports: &[(Place, &Report)],
+    unfenced: bool,
 ) -> Result<BTreeMap<Place, TaskId>, Error> {
-    let wanted: Vec<TaskId> = reports.iter().filter_map(|(_, report)| report.alias.clone()).collect();
-    if wanted.is_empty() {
+    let bring: Vec<(Place, &Report, &TaskId)> = reports
+        .iter()
+        .filter_map(|(place, report)| Some((*place, *report, report.alias.as_ref()?)))
+        // A task's own id is no other name for it.
+        .filter(|(_, report, alias)| report.task != **alias)
+        .collect();
+    if bring.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let tasks = Rows::by_keys(table::TASK, wanted.iter().cloned().map(RowKey::Task));
-    let tasks = by_id(transaction.run(Select::new(tasks).into()).await?);
-    let aliases = Rows::by_keys(table::ALIAS, wanted.into_iter().map(RowKey::Alias));
-    let aliases = transaction.run(Select::new(aliases).into()).await?;
-    let stands_for = |alias: &TaskId| {
-        let other = || aliases.iter().map(StoreRow::as_alias).find(|row| row.alias == *alias);
-        tasks.get(alias).map(|row| &row.as_task().id).or_else(|| other().map(|row| &row.task)).cloned()
-    };
-    let taken = |(place, report): &(Place, &Report)| {
-        let holder = stands_for(report.alias.as_ref()?)?;
-        // A task's own id is no other name for it.
-        let is_own = holder == report.task && report.alias.as_ref() != Some(&report.task);
-        (!is_own).then_some((*place, holder))
-    };
-    Ok(reports.iter().filter_map(taken).collect())
+    let named =
+        Rows::by_keys(table::TASK, bring.iter().map(|(_, report, _)| RowKey::Task(report.task.clone())));
+    let locked = by_id(transaction.lock(LockMode::NoKeyUpdate, Select::new(named)).await?);
+    let ids = Rows::by_keys(table::TASK, bring.iter().map(|(_, _, alias)| RowKey::Task((*alias).clone())));
+    let ids = by_id(transaction.run(Select::new(ids).into()).await?);
+    let live: Vec<_> = bring
+        .into_iter()
+        .filter(|(_, report, _)| {
+            locked.get(&report.task).is_some_and(|row| holds(report, row.as_task(), unfenced))
+        })
+        .collect();
+    let new = live.iter().filter(|(_, _, alias)| !ids.contains_key(*alias)).map(|(_, report, alias)| {
+        StoreRow::Alias(AliasRow { alias: (*alias).clone(), task: report.task.clone() })
+    });
+    transaction.run(Statement::insert_or_nothing(new.collect::<Vec<_>>())).await?;
+    let keys = live.iter().map(|(_, _, alias)| RowKey::Alias((*alias).clone()));
+    let found = transaction.run(Select::new(Rows::by_keys(table::ALIAS, keys)).into()).await?;
+    let taken = live.iter().filter_map(|(place, report, alias)| {
+        let owner =
+            found.iter().map(StoreRow::as_alias).find(|row| row.alias == **alias).map(|row| &row.task);
+        let holder =
+            if owner == Some(&report.task) { None } else { ids.get(*alias).map(|_| *alias).or(owner) };
+        Some((*place, holder?.clone()))
+    });
+    Ok(taken.collect())
 }
 
 async fn add_rows(transaction: &Transaction, reports: &[&Report], now: Timestamp) -> Result<(), Error> {
@@ -115,21 +132,7 @@ async fn add_rows(transaction: &Transaction, reports: &[&Report], now: Timestamp
     for row in checkpoints.collect::<Vec<_>>() {
         transaction.upsert(row.clone(), move |_| row.clone()).await?;
     }
-    let aliases = reports
-        .iter()
-        .filter_map(|report| Some(AliasRow { alias: report.alias.clone()?, task: report.task.clone() }));
-    let aliases: Vec<AliasRow> = aliases.collect();
-    if aliases.is_empty() {
-        return Ok(());
-    }
-    transaction.run(Statement::insert_or_nothing(aliases.iter().cloned().map(StoreRow::Alias))).await?;
-    let keys = aliases.iter().map(|row| RowKey::Alias(row.alias.clone()));
-    let found = transaction.run(Select::new(Rows::by_keys(table::ALIAS, keys)).into()).await?;
-    if aliases.iter().all(|row| found.iter().any(|found| found.as_alias() == row)) {
-        Ok(())
-    } else {
-        Err(Error::new(ErrorKind::Conflict, "somebody took an alias between look and write"))
-    }
+    Ok(())
 }
 
 fn holds(report: &Report, task: &Task, unfenced: bool) -> bool {

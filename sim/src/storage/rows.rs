@@ -70,6 +70,8 @@ pub struct EdgeRow {
     pub child: TaskId,
     /// What happens to the child if the parent doesn't succeed.
     pub on_failure: OnParentFailure,
+    /// Whether the parent was forgotten: a later task of the same id isn't that parent.
+    pub gone: bool,
 }
 
 /// An attempt that another followed.
@@ -232,6 +234,11 @@ impl Row for StoreRow {
 /// The slot that a task holds: while it hasn't ended, and doesn't wait for it.
 pub fn held_slot(task: &Task) -> Option<&Slot> {
     task.slot.as_ref().filter(|_| !task.state.is_terminal() && !task.slot_waiting)
+}
+
+/// The slot that a task waits for.
+pub fn awaited_slot(task: &Task) -> Option<&Slot> {
+    task.slot.as_ref().filter(|_| task.slot_waiting && !task.state.is_terminal())
 }
 
 impl StoreRow {

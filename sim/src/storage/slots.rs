@@ -15,7 +15,7 @@ use crate::db::{LockMode, Next, Rows, Select, Statement};
 
 use super::flaws::Flaw;
 use super::release::waiting_state;
-use super::rows::{RowKey, StoreRow, held_slot, table};
+use super::rows::{RowKey, StoreRow, awaited_slot, held_slot, table};
 use super::transaction::Transaction;
 
 /// Gives each of these slots that has no holder to the first who waits for it.
@@ -25,7 +25,7 @@ pub(super) async fn promote(transaction: &Transaction, left: BTreeSet<Slot>) -> 
     }
     let slots = left.clone();
     let waiting = Rows::all(table::TASK)
-        .filter(move |row: &StoreRow| waited_for(row.as_task()).is_some_and(|slot| slots.contains(slot)));
+        .filter(move |row: &StoreRow| awaited_slot(row.as_task()).is_some_and(|slot| slots.contains(slot)));
     if !transaction.has(Flaw::PromotionWithoutLocks) {
         let locked = transaction.lock(LockMode::NoKeyUpdate, Select::new(waiting)).await?;
         if locked.is_empty() {
@@ -53,11 +53,6 @@ pub(super) fn promoting(ends: Statement<StoreRow>, now: Timestamp) -> Statement<
     })
 }
 
-/// The slot that a task waits for.
-fn waited_for(task: &Task) -> Option<&Slot> {
-    task.slot.as_ref().filter(|_| task.slot_waiting && !task.state.is_terminal())
-}
-
 /// All that hold one of these slots or wait for it.
 fn in_slots(slots: BTreeSet<Slot>) -> Select<StoreRow> {
     Select::new(Rows::all(table::TASK).filter(move |row: &StoreRow| {
@@ -72,7 +67,7 @@ fn first_of_each(rows: &[StoreRow], ended: &BTreeSet<TaskId>) -> Vec<RowKey> {
     let held: BTreeSet<&Slot> = live().filter_map(|row| held_slot(row.as_task())).collect();
     let mut first: BTreeMap<&Slot, &StoreRow> = BTreeMap::new();
     for row in live() {
-        let Some(slot) = waited_for(row.as_task()).filter(|slot| !held.contains(slot)) else { continue };
+        let Some(slot) = awaited_slot(row.as_task()).filter(|slot| !held.contains(slot)) else { continue };
         let earliest = first.entry(slot).or_insert(row);
         if row.arrival() < earliest.arrival() {
             *earliest = row;
