@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use steadfast_core::name::{Queue, TaskId};
-use steadfast_core::task::{Fence, Task};
+use steadfast_core::task::{Fence, Revision, Task};
 use steadfast_core::{ErrorKind, State, Timestamp};
 
 use crate::storage::rows::{EdgeRow, RowKey, StoreRow};
@@ -107,6 +107,19 @@ pub enum Event {
         fence: Fence,
         /// Whether it was done well.
         well: bool,
+    },
+    /// A reader was shown a task.
+    Looked {
+        /// Who asked.
+        reader: String,
+        /// The task.
+        task: TaskId,
+        /// The revision that it was shown.
+        rev: Revision,
+        /// In which state.
+        state: State,
+        /// When it asked: it must be shown what was committed by then.
+        asked_at: Timestamp,
     },
     /// A node started.
     Started {
@@ -301,6 +314,9 @@ impl fmt::Display for Entry {
                     "handler   of {task} fence {fence} says {}",
                     if *well { "done" } else { "not done" }
                 )
+            }
+            Event::Looked { reader, task, rev, state, .. } => {
+                write!(f, "reader    {reader} is shown {task} {state} rev {rev}")
             }
             Event::Started { node } => write!(f, "node      {node} starts"),
             Event::Crashed { node } => write!(f, "node      {node} crashes"),
