@@ -6,6 +6,7 @@ mod processes;
 mod sharing;
 mod time;
 mod trouble;
+mod within;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
