@@ -78,7 +78,7 @@ impl Client {
         self.engine.prune(Prune { succeeded: RETENTION, otherwise, limit: 5 }).await
     }
 
-    fn choices(&self) -> &Choices {
+    pub(super) fn choices(&self) -> &Choices {
         self.node.world().choices()
     }
 
@@ -145,7 +145,7 @@ impl Client {
         task
     }
 
-    async fn submit(&self, number: u64, task: NewTask) {
+    pub(super) async fn submit(&self, number: u64, task: NewTask) {
         let id = task.id.clone();
         self.node.record(Event::Submitting { task: id.clone() });
         let patience =
@@ -169,7 +169,7 @@ impl Client {
         }
     }
 
-    async fn cancel(&self, task: &TaskId) {
+    pub(super) async fn cancel(&self, task: &TaskId) {
         let Ok(cancelled) = self.engine.cancel(task, "no longer needed").await else { return };
         let acknowledged = matches!(cancelled, Cancelled::Ended | Cancelled::Requested);
         self.node.record(Event::Cancelled { task: task.clone(), acknowledged });

@@ -15,6 +15,8 @@ use crate::scheduler::yield_now;
 use crate::storage::SimStorage;
 use crate::world::{Node, SimClock};
 
+use super::rival::Tip;
+
 /// How long an attempt may take in the simulation.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -23,11 +25,12 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct Worker {
     pub(super) node: Node,
     pub(super) engine: Engine<SimStorage, SimClock>,
+    pub(super) tip: Tip,
 }
 
 impl Handler for Worker {
     fn call(&self, context: Context) -> Running {
-        let Self { node, engine } = self.clone();
+        let Self { node, engine, tip } = self.clone();
         Box::pin(async move {
             let (task, fence) = (context.task_id().clone(), context.fence());
             let payload_id = String::from_utf8_lossy(context.payload()).into_owned();
@@ -36,6 +39,10 @@ impl Handler for Worker {
             let verdict = work(&node, &context).await;
             let well = matches!(verdict, Verdict::Done(_));
             node.record(Event::Said { task, fence, well });
+            if let Some(slot) = context.lease().slot.clone().filter(|_| node.is_alive()) {
+                // The rival may have gone home.
+                let _ = tip.send(slot);
+            }
             verdict
         })
     }
