@@ -150,13 +150,16 @@ impl Client {
         self.node.record(Event::Submitting { task: id.clone() });
         let patience =
             self.choices().depart(Stream::Faults, "client goes away", number, self.drop_odds(), 12);
-        for round in 0..=RESUBMITS_MAX {
+        // Some take the first answer for what it says.
+        let gives_up = self.choices().odds(Stream::Workload, "gives up", number, 3_000);
+        let rounds = if gives_up { 0 } else { RESUBMITS_MAX };
+        for round in 0..=rounds {
             let answer = match dropped_after(patience, self.engine.submit(task.clone())).await {
                 None => SubmitAnswer::Dropped,
                 Some(Ok(Submitted::Accepted(accepted))) => SubmitAnswer::Accepted(accepted.id),
                 Some(Ok(Submitted::Refused(refusal))) => SubmitAnswer::Refused(format!("{refusal:?}")),
                 Some(Ok(Submitted::Invalid(invalid))) => unreachable!("the plan is valid: {invalid}"),
-                Some(Err(error)) if round < RESUBMITS_MAX && is_worth_repeating(&error) => {
+                Some(Err(error)) if round < rounds && is_worth_repeating(&error) => {
                     tokio::time::sleep(Duration::from_millis(500)).await;
                     continue;
                 }

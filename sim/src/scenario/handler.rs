@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use steadfast_core::handler::Running;
+use steadfast_core::handler::{Running, StopReason};
 use steadfast_core::name::TaskId;
 use steadfast_core::step::{Outcome, Report};
 use steadfast_core::task::{Checkpoint, LogLine, Progress};
@@ -127,7 +127,8 @@ async fn sleep_or_stop(node: &Node, context: &Context, duration: Duration) -> Op
     let (stopped, work) = (std::pin::pin!(context.stopped()), std::pin::pin!(tokio::time::sleep(duration)));
     match select(stopped, work).await {
         Either::Left((reason, _)) => {
-            node.record(Event::Told { task: context.task_id().clone(), fence: context.fence() });
+            let lost = reason == StopReason::LeaseLost;
+            node.record(Event::Told { task: context.task_id().clone(), fence: context.fence(), lost });
             Some(Verdict::error(reason))
         }
         Either::Right(_) => None,
