@@ -288,7 +288,12 @@ pub(crate) struct Bench {
 impl Bench {
     /// A worker that finds these tasks.
     pub(crate) fn new(handlers: Handlers, leases: Vec<Lease>) -> Self {
-        let (clock, store) = (FakeClock::default(), FakeStore::default());
+        Self::on(FakeClock::default(), handlers, leases)
+    }
+
+    /// The same on this clock, for handlers that know it.
+    pub(crate) fn on(clock: FakeClock, handlers: Handlers, leases: Vec<Lease>) -> Self {
+        let store = FakeStore::default();
         store.lock().leases = leases;
         let (engine, commits) = Engine::new(store.clone(), clock.clone());
         let config = WorkerConfig::new(WorkerId::trusted("w"));
