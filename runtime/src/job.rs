@@ -61,7 +61,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     }
 }
 
-fn kind<J: Job + ?Sized>() -> Kind {
+fn kind<J: Job>() -> Kind {
     Kind::new(J::KIND).unwrap_or_else(|invalid| panic!("Job::KIND: {invalid}"))
 }
 
