@@ -64,6 +64,7 @@ pub(crate) struct Store {
     pub(crate) steps: Vec<Checkpoint>,
     /// By id; what is inserted is put in.
     pub(crate) tasks: Vec<Task>,
+    pub(crate) overdue: Vec<(TaskId, Head)>,
     /// Errors for the next calls that carry a report.
     pub(crate) report_errors: VecDeque<ErrorKind>,
     /// Why reports are refused.
@@ -170,6 +171,7 @@ impl Storage for FakeStore {
             Query::Task(id) => {
                 Answer::Task(store.tasks.iter().find(|task| task.id == *id).cloned().map(Box::new))
             }
+            Query::Overdue { .. } => Answer::Overdue(store.overdue.clone()),
             other => panic!("no test asks for {other:?}"),
         };
         Ok(View { store: StoreId::trusted("fake"), as_of: Timestamp::from_micros(0), answer })
