@@ -144,7 +144,7 @@ impl Place {
         R: Future<Output = Verdict> + Send + 'static,
     {
         let handlers = Handlers::new().with(Kind::new("work").unwrap(), handler);
-        let worker = self.host.work(handlers, self.host.worker_config());
+        let worker = self.host.work(handlers, self.host.worker_config()).unwrap();
         let task = self.ended(id).await;
         worker.drain().await.unwrap();
         task

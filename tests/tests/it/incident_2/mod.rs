@@ -83,7 +83,7 @@ fn in_node(node: &Node) -> Service<SimStorage, SimClock> {
     node.spawn("sweeper", sweeper::run(engine.clone(), sweeper::SWEEP));
     let (place, engine_of_workers) = (node.clone(), engine.clone());
     let work = move |handlers, config| {
-        let (supervisor, drain) = Supervisor::new(engine_of_workers.clone(), handlers, config);
+        let (supervisor, drain) = Supervisor::new(engine_of_workers.clone(), handlers, config).unwrap();
         let (ended, has_ended) = tokio::sync::oneshot::channel();
         place.spawn("worker", async move {
             supervisor.run().await;
@@ -107,7 +107,7 @@ async fn on_sqlite(test: fn(Bench<SqliteStorage, TokioClock>) -> BoxFuture<'stat
     let host = Host::start(async move || SqliteStorage::open(Options::file(path))).await.unwrap();
     let (engine, place) = (host.engine().clone(), host.clone());
     let work = move |handlers, config| {
-        let worker = place.work(handlers, config);
+        let worker = place.work(handlers, config).unwrap();
         let drained: Drain = Box::new(move || Box::pin(async move { worker.drain().await.unwrap() }));
         drained
     };
