@@ -6,7 +6,9 @@ mod place;
 
 mod bench;
 mod crash;
+mod disk_full;
 mod inputs;
 mod pages;
 mod run;
 mod serve;
+mod storm;
