@@ -10,6 +10,8 @@ mod crash;
 mod events;
 mod health;
 mod inputs;
+mod logs;
 mod pages;
+mod postgres;
 mod run;
 mod serve;
