@@ -25,6 +25,7 @@ pub mod wake;
 
 #[cfg(test)]
 mod fake;
+mod sync;
 
 pub use engine::Engine;
 pub use handler::{Context, Handler, Handlers, Verdict};

@@ -5,9 +5,11 @@
 //! gives an order, and its cleanup is the supervisor's business, outside any lock.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use tokio::sync::watch;
+
+use crate::sync::{Arc, Mutex, MutexGuard};
 
 use crate::handler::{Orders, StopReason};
 use crate::name::TaskId;

@@ -6,13 +6,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use steadfast_core::name::{Queue, TaskId};
-use steadfast_core::task::{Fence, Task};
+use steadfast_core::task::{Fence, Revision, Task};
 use steadfast_core::{ErrorKind, State, Timestamp};
 
 use crate::storage::rows::{EdgeRow, RowKey, StoreRow};
 
 /// One thing that happened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub enum Event {
     /// A transaction changed a task.
     Changed {
@@ -108,6 +108,19 @@ pub enum Event {
         /// Whether it was done well.
         well: bool,
     },
+    /// A reader was shown a task.
+    Looked {
+        /// Who asked.
+        reader: String,
+        /// The task.
+        task: TaskId,
+        /// The revision that it was shown.
+        rev: Revision,
+        /// In which state.
+        state: State,
+        /// When it asked: it must be shown what was committed by then.
+        asked_at: Timestamp,
+    },
     /// A node started.
     Started {
         /// Which.
@@ -133,7 +146,7 @@ pub enum Event {
 }
 
 /// What a client was told about a submit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SubmitAnswer {
     /// Accepted, under this id.
     Accepted(TaskId),
@@ -231,22 +244,6 @@ pub(crate) fn fence_in(bytes: &[u8]) -> Option<Fence> {
     std::str::from_utf8(bytes).ok()?.strip_prefix("fence ")?.parse().ok()
 }
 
-/// A number that is equal for equal histories.
-pub fn hash(entries: &[Entry]) -> u64 {
-    struct Hashed(xxhash_rust::xxh3::Xxh3);
-    impl fmt::Write for Hashed {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            self.0.update(text.as_bytes());
-            Ok(())
-        }
-    }
-    let mut hashed = Hashed(xxhash_rust::xxh3::Xxh3::new());
-    for entry in entries {
-        fmt::Write::write_fmt(&mut hashed, format_args!("{entry:?}")).expect("hashing doesn't fail");
-    }
-    hashed.0.digest()
-}
-
 impl fmt::Display for Entry {
     /// One line, in the terms of tasks, leases and rows.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -317,6 +314,9 @@ impl fmt::Display for Entry {
                     "handler   of {task} fence {fence} says {}",
                     if *well { "done" } else { "not done" }
                 )
+            }
+            Event::Looked { reader, task, rev, state, .. } => {
+                write!(f, "reader    {reader} is shown {task} {state} rev {rev}")
             }
             Event::Started { node } => write!(f, "node      {node} starts"),
             Event::Crashed { node } => write!(f, "node      {node} crashes"),

@@ -37,9 +37,10 @@ pub(super) struct Client {
 impl Client {
     /// Submits and cancels, one after the other, with pauses.
     pub(super) async fn run(self) {
+        let replacing = self.choices().pick(Stream::Workload, "swarm: children replace", 0, 3) == 2;
         for number in 0..TASKS {
             self.pause(number).await;
-            let task = self.plan(number);
+            let task = self.plan(number, replacing);
             self.submit(number, task).await;
             self.keep_house(number).await;
             let choices = self.choices();
@@ -81,7 +82,8 @@ impl Client {
         self.node.world().choices()
     }
 
-    fn plan(&self, number: u64) -> NewTask {
+    /// `replacing`: whether children may take a slot from its holder.
+    fn plan(&self, number: u64, replacing: bool) -> NewTask {
         let choices = self.choices();
         let pick = |site, n| choices.pick(Stream::Workload, site, number, n);
         let odds = |site, odds| choices.odds(Stream::Workload, site, number, odds);
@@ -104,8 +106,8 @@ impl Client {
         }
         if odds("slot", 4_000) {
             let on_conflict = match pick("on conflict", 10) {
-                0..=2 => OnConflict::Replace,
-                3..=7 => OnConflict::Queue,
+                3..=7 if !replacing => OnConflict::Queue,
+                0..=7 => OnConflict::Replace,
                 8 => OnConflict::Join,
                 _ => OnConflict::Reject,
             };
@@ -121,7 +123,10 @@ impl Client {
         if odds("delay", 2_000) {
             task.due = Due::After(Duration::from_secs(u64::from(pick("due", 20))));
         }
-        if number > 0 && odds("parents", 4_500) {
+        // Who replaces comes before those that wait for the slot. If one of them is its parent, directly or not, both wait
+        // for ever, as was asked for: so a run has either children that replace or tasks that wait for slots.
+        let overtakes = matches!(task.slot, Some((_, OnConflict::Replace))) && !replacing;
+        if number > 0 && !overtakes && odds("parents", 4_500) {
             let n = u32::try_from(number).expect("few");
             let parents: BTreeSet<u32> =
                 (0..=pick("how many parents", 3)).map(|_| pick("which parent", n)).collect();
