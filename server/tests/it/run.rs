@@ -109,8 +109,9 @@ fn a_held_slot_refuses_another_command() {
     assert!(second.stderr.contains("the slot is held"), "{second:?}");
     let third = place.run(&["run", "--slot", "gpu", "--on-conflict", "replace", "--", "echo", "newcomer"]);
     assert_eq!((third.code, &*third.stdout), (0, "newcomer\n"));
-    // Its lease is void at once, so its command is killed.
-    assert_eq!(first.ended().code(), Some(137));
+    // Its lease is void at once, so its command is killed; or it is told to stop by whoever saw first that the task ended.
+    let code = first.ended().code();
+    assert!(matches!(code, Some(137 | 143)), "{code:?}");
     assert!(first.stderr().contains("replaced"));
 }
 
