@@ -3,12 +3,15 @@
 //!
 //! It spawns nothing. [`Engine::new`] returns the engine and the future that commits for it, which the host runs.
 
+pub(crate) mod read;
+mod retry;
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, join, select};
+use futures_util::future::{Either, join3, select};
 
 use crate::committer::{self, Lane};
 use crate::decide;
@@ -19,12 +22,13 @@ use crate::step::{
     Batch, Beat, Head, Insert, Outcome, Prune, QueueLimit, QueuePause, Receipt, Refusal, Report, Step,
     Transition,
 };
-use crate::storage::{Answer, Error, ErrorKind, Lapsed, Query, Storage, TaskFilter, View};
-use crate::task::{
-    Attempt, Due, Fence, NewTask, OnConflict, PARENTS_MAX, PAYLOAD_BYTES_MAX, Revision, State, Task,
-};
+use crate::storage::{Answer, Error, ErrorKind, Lapsed, Query, Storage};
+use crate::task::{Due, Fence, NewTask, OnConflict, PARENTS_MAX, PAYLOAD_BYTES_MAX, Revision, State, Task};
 use crate::time::Clock;
 use crate::wake::Hints;
+
+pub(crate) use read::mismatch;
+pub use retry::Retried;
 
 /// How often a decision is made anew because the task changed under it.
 pub const DECISION_ROUNDS_MAX: u32 = 32;
@@ -42,6 +46,8 @@ struct Inner<S, C> {
     /// Submits have a lane of their own: a key that somebody holds in an open transaction must not hold up settling.
     submits: Lane,
     settles: Lane,
+    /// So do reports: a flood of log must not hold it up either.
+    reports: Lane,
     registry: Registry,
 }
 
@@ -84,10 +90,15 @@ pub struct InvalidTask {
 }
 
 impl Accepted {
+    /// A task that was there before.
+    fn known(task: &Task) -> Self {
+        let Task { id, state, rev, .. } = task;
+        Self { id: id.clone(), state: *state, rev: *rev, is_new: false, replaced: None, joined: false }
+    }
+
     /// The holder of the slot, in place of a new task.
     fn joined(holder: &Task) -> Self {
-        let Task { id, state, rev, .. } = holder;
-        Self { id: id.clone(), state: *state, rev: *rev, is_new: false, replaced: None, joined: true }
+        Self { joined: true, ..Self::known(holder) }
     }
 }
 
@@ -110,10 +121,11 @@ impl<S: Storage, C: Clock> Engine<S, C> {
     pub fn new(storage: S, clock: C) -> (Self, impl Future<Output = ()> + Send + use<S, C>) {
         let (submits, submit_commits) = committer::lane(storage.clone(), clock.clone());
         let (settles, settle_commits) = committer::lane(storage.clone(), clock.clone());
+        let (reports, report_commits) = committer::lane(storage.clone(), clock.clone());
         let commits = async {
-            join(submit_commits.run(), settle_commits.run()).await;
+            join3(submit_commits.run(), settle_commits.run(), report_commits.run()).await;
         };
-        let inner = Inner { storage, clock, submits, settles, registry: Registry::new() };
+        let inner = Inner { storage, clock, submits, settles, reports, registry: Registry::new() };
         (Self(Arc::new(inner)), commits)
     }
 
@@ -182,6 +194,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
 
     fn accepted(&self, receipts: &[Receipt], is_new: bool, replaced: Option<TaskId>) -> Submitted {
         if let Some(replaced) = &replaced {
+            tracing::info!(task = %replaced, "task replaced in its slot");
             self.0.registry.stop(
                 replaced,
                 Fence::MAX,
@@ -190,7 +203,11 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         }
         match receipts.last() {
             Some(Receipt::Inserted(id, Head { state, rev, .. })) => {
-                tracing::debug!(task = %id, %state, is_new, "task accepted");
+                if is_new {
+                    tracing::debug!(task = %id, %state, "task accepted");
+                } else {
+                    tracing::debug!(task = %id, %state, "task known already");
+                }
                 Submitted::Accepted(Accepted {
                     id: id.clone(),
                     state: *state,
@@ -218,10 +235,14 @@ impl<S: Storage, C: Clock> Engine<S, C> {
             let to = transition.change.to;
             match self.settle(transition).await? {
                 Outcome::Applied(_) | Outcome::Already(_) if to == State::Running => {
+                    tracing::info!(task = %id, reason, "task asked to stop");
                     self.0.registry.stop(id, Fence::MAX, &StopReason::Cancelled(decide::printable(reason)));
                     return Ok(Cancelled::Requested);
                 }
-                Outcome::Applied(_) | Outcome::Already(_) => return Ok(Cancelled::Ended),
+                Outcome::Applied(_) | Outcome::Already(_) => {
+                    tracing::info!(task = %id, reason, "task cancelled while it waited");
+                    return Ok(Cancelled::Ended);
+                }
                 Outcome::Refused(refused) => match refused.why {
                     Refusal::Stale(head) if head.state == State::Running && head.cancel_requested => {
                         return Ok(Cancelled::Requested);
@@ -331,7 +352,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
     /// # Errors
     /// As the storage says; reporting it again is harmless.
     pub async fn report(&self, report: Report) -> Result<Outcome, Error> {
-        self.0.settles.commit(Step::Report(report).into()).await
+        self.0.reports.commit(Step::Report(report).into()).await
     }
 
     /// Says that a worker lives.
@@ -354,47 +375,6 @@ impl<S: Storage, C: Clock> Engine<S, C> {
                 other => unreachable!("pruning is answered by its receipt, not {other:?}"),
             },
             Outcome::Refused(refused) => unreachable!("pruning isn't refused for {refused:?}"),
-        }
-    }
-
-    /// Reads in a fresh snapshot.
-    ///
-    /// # Errors
-    /// As the storage says.
-    pub async fn read(&self, query: &Query) -> Result<View, Error> {
-        self.0.storage.read(query).await
-    }
-
-    /// One task as it is now, if there is one.
-    ///
-    /// # Errors
-    /// As the storage says.
-    pub async fn task(&self, id: &TaskId) -> Result<Option<Task>, Error> {
-        match self.read(&Query::Task(id.clone())).await?.answer {
-            Answer::Task(task) => Ok(task.map(|task| *task)),
-            other => Err(mismatch(&other)),
-        }
-    }
-
-    /// Tasks by filter, newest first.
-    ///
-    /// # Errors
-    /// As the storage says.
-    pub async fn tasks(&self, filter: TaskFilter) -> Result<Vec<Task>, Error> {
-        match self.read(&Query::Tasks(filter)).await?.answer {
-            Answer::Tasks(tasks) => Ok(tasks),
-            other => Err(mismatch(&other)),
-        }
-    }
-
-    /// The attempts of a task that others followed, oldest first.
-    ///
-    /// # Errors
-    /// As the storage says.
-    pub async fn attempts(&self, id: &TaskId) -> Result<Vec<Attempt>, Error> {
-        match self.read(&Query::Attempts(id.clone())).await?.answer {
-            Answer::Attempts(attempts) => Ok(attempts),
-            other => Err(mismatch(&other)),
         }
     }
 
@@ -475,7 +455,5 @@ fn contested(what: &str) -> Error {
     Error::new(ErrorKind::Conflict, format!("{what}; nothing was changed, try again"))
 }
 
-fn mismatch(answer: &Answer) -> Error {
-    let shown: String = format!("{answer:?}").chars().take(40).collect();
-    Error::new(ErrorKind::Broken, format!("the storage answered another question: {shown}"))
-}
+#[cfg(test)]
+mod tests;

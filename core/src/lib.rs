@@ -7,6 +7,7 @@
 //! code that ships is the code that the simulator runs.
 
 pub mod decide;
+pub mod diagnose;
 pub mod name;
 pub mod step;
 pub mod storage;
@@ -17,13 +18,19 @@ pub mod committer;
 pub mod engine;
 pub mod handler;
 pub mod registry;
+pub mod report;
 pub mod supervisor;
 pub mod sweeper;
 pub mod wake;
 
+#[cfg(test)]
+mod fake;
+mod sync;
+
 pub use engine::Engine;
 pub use handler::{Context, Handler, Handlers, Verdict};
 pub use name::{Key, Kind, Queue, Slot, StoreId, TaskId, WorkerId};
+pub use report::ReportError;
 pub use step::{Batch, Outcome, Refusal, Step};
 pub use storage::{Error, ErrorKind, Storage};
 pub use supervisor::{Supervisor, WorkerConfig};

@@ -5,9 +5,11 @@
 //! gives an order, and its cleanup is the supervisor's business, outside any lock.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use tokio::sync::watch;
+
+use crate::sync::{Arc, Mutex, MutexGuard};
 
 use crate::handler::{Orders, StopReason};
 use crate::name::TaskId;
@@ -21,13 +23,19 @@ pub struct Registry {
     stops: Wake,
 }
 
-type Attempts = BTreeMap<(TaskId, Fence), watch::Sender<Orders>>;
+/// With a number of its own for each entry, because a fence may come twice.
+#[derive(Debug, Default)]
+struct Attempts {
+    live: BTreeMap<(TaskId, Fence), (u64, watch::Sender<Orders>)>,
+    made: u64,
+}
 
 /// An attempt's entry; dropping it takes the attempt out.
 #[derive(Debug)]
 pub struct Registered {
     registry: Registry,
     key: (TaskId, Fence),
+    number: u64,
     orders: watch::Sender<Orders>,
 }
 
@@ -37,21 +45,30 @@ impl Registry {
         Self::default()
     }
 
-    /// Puts an attempt in.
+    /// Puts an attempt in. One under the same fence is told that its lease is lost, and makes room: a store gives each
+    /// fence once, unless it went back to an earlier state, as after a failover, and then it knows nothing of that attempt.
     pub fn register(&self, task: TaskId, fence: Fence, orders: Orders) -> Registered {
         let orders = watch::Sender::new(orders);
         let key = (task, fence);
-        let before = self.lock().insert(key.clone(), orders.clone());
-        assert!(before.is_none(), "a fence is given once, so no attempt is registered twice: {key:?}");
-        Registered { registry: self.clone(), key, orders }
+        let (number, before) = {
+            let mut attempts = self.lock();
+            attempts.made += 1;
+            let number = attempts.made;
+            (number, attempts.live.insert(key.clone(), (number, orders.clone())))
+        };
+        if let Some((_, before)) = before {
+            stop(&before, StopReason::LeaseLost);
+            self.stops.notify(Hint::CHANGED);
+        }
+        Registered { registry: self.clone(), key, number, orders }
     }
 
     /// Tells the attempts of a task up to this fence to stop; says whether there was one.
     pub fn stop(&self, task: &TaskId, through: Fence, reason: &StopReason) -> bool {
         let orders: Vec<_> = {
             let attempts = self.lock();
-            let of_task = attempts.range((task.clone(), Fence::MIN)..=(task.clone(), through));
-            of_task.map(|(_, orders)| orders.clone()).collect()
+            let of_task = attempts.live.range((task.clone(), Fence::MIN)..=(task.clone(), through));
+            of_task.map(|(_, (_, orders))| orders.clone()).collect()
         };
         for orders in &orders {
             stop(orders, reason.clone());
@@ -69,7 +86,7 @@ impl Registry {
 
     /// How many attempts live.
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().live.len()
     }
 
     /// Whether none lives.
@@ -109,7 +126,11 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.registry.lock().remove(&self.key);
+        let mut attempts = self.registry.lock();
+        // Unless another has taken its place.
+        if attempts.live.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
+            attempts.live.remove(&self.key);
+        }
     }
 }
 
@@ -158,6 +179,20 @@ mod tests {
         assert!(registry.stop(&TaskId::trusted("a"), 1, &StopReason::LeaseLost));
         assert_eq!(lost.orders().stop, Some(StopReason::LeaseLost));
         assert_eq!(successor.orders().stop, None);
+    }
+
+    #[test]
+    fn a_fence_that_comes_again_replaces_the_attempt_that_had_it() {
+        let registry = Registry::new();
+        let id = TaskId::trusted("a");
+        let forgotten = registry.register(id.clone(), 1, orders());
+        let current = registry.register(id.clone(), 1, orders());
+        assert_eq!(forgotten.orders().stop, Some(StopReason::LeaseLost));
+        drop(forgotten);
+        assert!(registry.stop(&id, 1, &StopReason::Drained), "the one that goes leaves the other in");
+        assert_eq!(current.orders().stop, Some(StopReason::Drained));
+        drop(current);
+        assert!(registry.is_empty());
     }
 
     #[test]

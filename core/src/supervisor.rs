@@ -5,6 +5,7 @@
 //! wants each attempt in a task of its own wraps the handlers ([`Handlers::map`]).
 
 mod attempt;
+mod config;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -19,46 +20,15 @@ use tokio::sync::watch;
 
 use crate::engine::Engine;
 use crate::handler::{Handlers, Orders, StopReason};
-use crate::name::{Kind, Queue, TaskId, WorkerId};
-use crate::step::{Batch, Head, Outcome, Receipt, Renewal, Step};
+use crate::name::{Kind, TaskId};
+use crate::report::Now;
+use crate::step::{Batch, Beat, Head, Outcome, Receipt, Renewal, Step};
 use crate::storage::{Answer, ClaimRequest, Claimed, Error, ErrorKind, Lease, Query, Storage};
 use crate::task::State;
 use crate::time::{Clock, Moment};
 use attempt::Attempt;
 
-/// How a worker works. The defaults are those of the published interface.
-#[derive(Debug, Clone)]
-pub struct WorkerConfig {
-    /// This incarnation: made anew at each start.
-    pub id: WorkerId,
-    /// From which queues to claim.
-    pub queues: Vec<Queue>,
-    /// How many attempts at once.
-    pub concurrency: usize,
-    /// How long a lease lasts; renewed every third of it.
-    pub lease: Duration,
-    /// How often to look for tasks when no hint comes.
-    pub poll: Duration,
-    /// How long an attempt may go on after it was told to stop.
-    pub grace: Duration,
-    /// How many tasks to claim in one call at most.
-    pub claim_max: u32,
-}
-
-impl WorkerConfig {
-    /// Lease 30 s, poll 1 s, grace 10 s, 16 attempts at once, from the queue `default`.
-    pub fn new(id: WorkerId) -> Self {
-        Self {
-            id,
-            queues: vec![Queue::default_queue()],
-            concurrency: 16,
-            lease: Duration::from_secs(30),
-            poll: Duration::from_secs(1),
-            grace: Duration::from_secs(10),
-            claim_max: 500,
-        }
-    }
-}
+pub use config::{InvalidConfig, WorkerConfig};
 
 /// The first renewal, which also says that the handler was entered, comes after this time or a third of the lease.
 const FIRST_RENEWAL_MAX: Duration = Duration::from_secs(1);
@@ -66,6 +36,10 @@ const FIRST_RENEWAL_MAX: Duration = Duration::from_secs(1);
 const RENEWAL_SLACK_DIVISOR: u32 = 30;
 /// After a hint that something changed, attempts are checked for orders to stop; not more often than this.
 const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(250);
+/// How often a worker says that it lives.
+pub const BEAT: Duration = Duration::from_secs(10);
+/// How long a drained worker tries to say that it is gone.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// The wait after a failed claim; it doubles up to the poll interval.
 const CLAIM_RETRY_MIN: Duration = Duration::from_millis(20);
 
@@ -87,6 +61,8 @@ pub struct Supervisor<S: Storage, C: Clock> {
     handlers: Handlers,
     kinds: Vec<Kind>,
     config: WorkerConfig,
+    /// The engine's clock, for handlers.
+    now: Now,
     drain: watch::Receiver<bool>,
     draining: bool,
 
@@ -106,6 +82,8 @@ pub struct Supervisor<S: Storage, C: Clock> {
     /// When attempts may be checked for orders again, and whether there is a reason to.
     check_at: Moment,
     check_wanted: bool,
+    /// When to say again that the worker lives.
+    beat_at: Moment,
 }
 
 struct Live {
@@ -135,6 +113,23 @@ struct Calls {
     renewing: bool,
     check: Call<Result<Vec<(TaskId, Head)>, Error>>,
     checking: bool,
+    beat: Call<Result<Vec<Outcome>, Error>>,
+    beating: bool,
+}
+
+impl Calls {
+    fn none() -> Self {
+        Self {
+            claim: Fuse::terminated(),
+            claiming: false,
+            renewal: Fuse::terminated(),
+            renewing: false,
+            check: Fuse::terminated(),
+            checking: false,
+            beat: Fuse::terminated(),
+            beating: false,
+        }
+    }
 }
 
 impl<S: Storage, C: Clock> std::fmt::Debug for Supervisor<S, C> {
@@ -145,11 +140,21 @@ impl<S: Storage, C: Clock> std::fmt::Debug for Supervisor<S, C> {
 
 impl<S: Storage, C: Clock> Supervisor<S, C> {
     /// A worker for these handlers, and the handle that drains it.
-    pub fn new(engine: Engine<S, C>, handlers: Handlers, config: WorkerConfig) -> (Self, DrainHandle) {
+    ///
+    /// # Errors
+    /// The configuration makes no sense.
+    pub fn new(
+        engine: Engine<S, C>,
+        handlers: Handlers,
+        config: WorkerConfig,
+    ) -> Result<(Self, DrainHandle), InvalidConfig> {
+        config.check()?;
         let (sender, drain) = watch::channel(false);
         let now = engine.clock().now();
+        let clock = engine.clock().clone();
         let supervisor = Self {
             kinds: handlers.kinds().cloned().collect(),
+            now: Arc::new(move || clock.now()),
             engine,
             handlers,
             config,
@@ -164,8 +169,9 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
             claim_failures: 0,
             check_at: now,
             check_wanted: false,
+            beat_at: now,
         };
-        (supervisor, DrainHandle(sender))
+        Ok((supervisor, DrainHandle(sender)))
     }
 
     /// Works until it is drained.
@@ -177,18 +183,11 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
         let mut stops = self.engine.registry().stops();
         let mut drain = self.drain.clone();
         let mut ended = FuturesUnordered::new();
-        let mut calls = Calls {
-            claim: Fuse::terminated(),
-            claiming: false,
-            renewal: Fuse::terminated(),
-            renewing: false,
-            check: Fuse::terminated(),
-            checking: false,
-        };
+        let mut calls = Calls::none();
         tracing::info!(worker = %self.config.id, queues = ?self.config.queues, kinds = ?self.kinds, "worker started");
         loop {
             self.start_calls(&mut calls);
-            if self.draining && self.attempts.is_empty() && !calls.claiming {
+            if self.draining && self.attempts.is_empty() && !calls.claiming && !calls.beating {
                 break;
             }
             let tick = self.sleep_until(self.next_tick(&calls));
@@ -216,6 +215,10 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
                     calls.checking = false;
                     self.take_checked(heads);
                 }
+                beaten = &mut calls.beat => {
+                    calls.beating = false;
+                    self.note_beat(&beaten);
+                }
                 hint = hints.wait().fuse() => {
                     self.hungry |= hint.ready;
                     self.check_wanted |= hint.changed;
@@ -225,6 +228,7 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
                 () = tick.fuse() => self.stop_lapsed(),
             }
         }
+        self.say_farewell().await;
         tracing::info!(worker = %self.config.id, "worker drained");
     }
 
@@ -249,6 +253,11 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
             calls.checking = true;
             calls.check = self.check();
         }
+        if !calls.beating && now >= self.beat_at {
+            self.beat_at = now + BEAT;
+            calls.beating = true;
+            calls.beat = self.beat(false);
+        }
     }
 
     /// When there will be something to do, if nothing happens before.
@@ -264,7 +273,8 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
         };
         let check =
             (self.check_wanted && !calls.checking && !self.attempts.is_empty()).then_some(self.check_at);
-        [poll, renew, check].into_iter().flatten().min()
+        let beat = (!calls.beating).then_some(self.beat_at);
+        [poll, renew, check, beat].into_iter().flatten().min()
     }
 
     /// Waits for a moment; for ever where there is none.
@@ -320,24 +330,31 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
     fn start(&mut self, lease: Lease, claim_sent: Moment) -> impl Future<Output = u64> + Send + use<S, C> {
         self.attempts_made += 1;
         let number = self.attempts_made;
+        tracing::debug!(task = %lease.task, worker = %self.config.id, fence = lease.fence, attempt = lease.attempt, "task claimed");
         let orders = Orders { stop: None, lease_until: claim_sent + self.config.lease };
         let registered = self.engine.registry().register(lease.task.clone(), lease.fence, orders);
-        let attempt = Arc::new(Attempt::new(lease, registered));
+        let attempt = Arc::new(Attempt::new(lease, registered, claim_sent));
         self.attempts.insert(number, Live { attempt: attempt.clone(), renew_at: None });
         self.renew_at(number, claim_sent + FIRST_RENEWAL_MAX.min(self.config.lease / 3));
-        if claim_sent + self.config.lease <= self.engine.clock().now() {
+        let now = self.engine.clock().now();
+        let unwanted = if claim_sent + self.config.lease <= now {
             // The answer took longer than the lease lasts.
-            attempt.registered.stop(StopReason::LeaseLost);
-            self.stopping.insert(number);
-        } else if self.draining {
-            attempt.registered.stop(StopReason::Drained);
+            Some(StopReason::LeaseLost)
+        } else if attempt.deadline.is_some_and(|deadline| deadline <= now) {
+            Some(StopReason::Deadline)
+        } else {
+            self.draining.then_some(StopReason::Drained)
+        };
+        if let Some(reason) = unwanted {
+            attempt.registered.stop(reason);
             self.stopping.insert(number);
         }
         let handler = self.handlers.find(&attempt.lease.kind).cloned();
         let engine = self.engine.clone();
         let grace = self.config.grace;
+        let now = self.now.clone();
         async move {
-            attempt::run(&engine, &attempt, handler, grace).await;
+            attempt::run(&engine, &attempt, handler, grace, now).await;
             number
         }
     }
@@ -375,6 +392,10 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
                 self.attempts.get_mut(&number).expect("an attempt that ends takes its renewal with it");
             live.renew_at = None;
             let attempt = &live.attempt;
+            if attempt.registered.orders().stop == Some(StopReason::LeaseLost) {
+                // Its outcome is void; a renewal would keep the task from whoever rescues it.
+                continue;
+            }
             let renewal = Renewal {
                 task: attempt.lease.task.clone(),
                 fence: attempt.lease.fence,
@@ -401,6 +422,9 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
             let Some(live) = self.attempts.get(number) else { continue };
             let attempt = live.attempt.clone();
             match outcome {
+                // Renewed after it was lost: nobody waits for the next.
+                Ok(Outcome::Applied(_) | Outcome::Already(_))
+                    if attempt.registered.orders().stop == Some(StopReason::LeaseLost) => {}
                 Ok(Outcome::Applied(receipts) | Outcome::Already(receipts)) => {
                     attempt.registered.renewed(sent.at + self.config.lease);
                     self.renew_at(*number, sent.at + self.config.lease / 3);
@@ -421,6 +445,38 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
             }
         }
         self.stop_lapsed();
+    }
+
+    /// Says that the worker lives, or is gone. By itself: what becomes of it must not hold up anything else.
+    fn beat(&self, gone: bool) -> Call<Result<Vec<Outcome>, Error>> {
+        let beat = Beat {
+            worker: self.config.id.clone(),
+            queues: self.config.queues.clone(),
+            kinds: self.kinds.clone(),
+            concurrency: u32::try_from(self.config.concurrency).unwrap_or(u32::MAX),
+            running: u32::try_from(self.attempts.len()).unwrap_or(u32::MAX),
+            gone,
+        };
+        let storage = self.engine.storage().clone();
+        let call: Pin<Box<dyn Future<Output = _> + Send>> =
+            Box::pin(async move { storage.apply(&[Step::Beat(beat).into()]).await });
+        call.fuse()
+    }
+
+    /// A beat that failed is made up for by the next.
+    fn note_beat(&self, beaten: &Result<Vec<Outcome>, Error>) {
+        if let Err(error) = beaten {
+            tracing::warn!(worker = %self.config.id, ?error, "the sign of life failed and will be repeated");
+        }
+    }
+
+    /// Says, after the last attempt has been settled, that the worker won't come back; while that takes no long time.
+    async fn say_farewell(&self) {
+        let mut patience = Box::pin(self.engine.clock().sleep(FAREWELL_MAX)).fuse();
+        select_biased! {
+            beaten = self.beat(true) => self.note_beat(&beaten),
+            () = patience => {}
+        }
     }
 
     fn check(&self) -> Call<Result<Vec<(TaskId, Head)>, Error>> {
@@ -518,3 +574,6 @@ async fn wait_for_drain(drain: &mut watch::Receiver<bool>, draining: bool) {
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use steadfast_core::supervisor::{Supervisor, WorkerConfig};
+use steadfast_core::supervisor::{InvalidConfig, Supervisor, WorkerConfig};
 use steadfast_core::{Engine, Error, Handlers, Storage, sweeper};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
@@ -107,14 +107,17 @@ impl<S: Storage> Host<S> {
     /// Starts a worker, and a sweeper if none runs here. The worker lives on the host's thread; each attempt of a
     /// handler is a task of its own on the runtime from which this is called. A panic there fails the attempt.
     ///
+    /// # Errors
+    /// The configuration makes no sense.
+    ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn work(&self, handlers: Handlers, config: WorkerConfig) -> Worker {
-        self.sweep(sweeper::SWEEP.min(config.lease));
-        let id = config.id.clone();
+    pub fn work(&self, handlers: Handlers, config: WorkerConfig) -> Result<Worker, InvalidConfig> {
+        let (id, lease) = (config.id.clone(), config.lease);
         let handlers = on_runtime(handlers, &Handle::current());
-        let (supervisor, drain) = Supervisor::new(self.engine.clone(), handlers, config);
-        Worker::new(id, drain, self.seat.runtime.spawn(supervisor.run()))
+        let (supervisor, drain) = Supervisor::new(self.engine.clone(), handlers, config)?;
+        self.sweep(sweeper::SWEEP.min(lease));
+        Ok(Worker::new(id, drain, self.seat.runtime.spawn(supervisor.run())))
     }
 
     /// Reclaims lapsed leases now and every `every` from now on. Does nothing if that is done here already.

@@ -6,7 +6,7 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let host = Host::open(&"sqlite:tasks.db".parse()?).await?;
 //! let greet = |task: Context| async move { Verdict::done([b"hello, ", task.payload()].concat()) };
-//! let worker = host.work(Handlers::new().with(Kind::new("greet")?, greet), host.worker_config());
+//! let worker = host.work(Handlers::new().with(Kind::new("greet")?, greet), host.worker_config())?;
 //!
 //! let task = NewTask::new(steadfast::task_id(), Kind::new("greet")?, *b"world");
 //! host.engine().submit(task).await?;
@@ -41,5 +41,6 @@ pub use worker::{Worker, WorkerPanicked};
 pub use steadfast_core as core;
 pub use steadfast_core::{
     Cause, Clock, Context, Engine, Error, ErrorKind, Handler, Handlers, Key, Kind, NewTask, Payload, Queue,
-    Revision, Slot, State, Storage, StoreId, Task, TaskId, Timestamp, Verdict, WorkerConfig, WorkerId,
+    ReportError, Revision, Slot, State, Storage, StoreId, Task, TaskId, Timestamp, Verdict, WorkerConfig,
+    WorkerId,
 };

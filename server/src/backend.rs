@@ -1,28 +1,36 @@
 //! What the command line works on: a store, or a server that has one. Both give the same answers.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use steadfast::core::engine::Submitted;
 use steadfast::core::storage::{Query, TaskFilter};
-use steadfast::{Host, Revision, StoreId, StoreUrl, TaskId};
+use steadfast::core::task::Fence;
+use steadfast::{Queue, Revision, Slot, StoreId, StoreUrl, TaskId};
 
-use crate::api::{WAIT_MAX, cancel_answer, no_task, refused};
+use crate::api::WAIT_MAX;
 use crate::client::Client;
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
+use crate::metrics::Metrics;
 use crate::request::TaskRequest;
-use crate::wire::{CancelledJson, Problem, SubmittedJson, TaskJson};
+use crate::service::{Service, Submission};
+use crate::store::{self, Host};
+use crate::units::duration_text;
+use crate::wire::{
+    CancelledJson, DiagnosisJson, ItemJson, LogJson, Problem, PrunedJson, QueueJson, QueuesJson, RetriedJson,
+    SlotJson, SlotsJson, StatsJson, SubmittedJson, TaskJson, TasksJson, WorkersJson,
+};
 
 /// A store or a server.
 #[derive(Debug)]
 pub enum Backend {
     /// A store, opened here.
     Store {
-        /// The seat at it.
+        /// The seat at it, which must stay as long as it is used.
         host: Host,
-        /// Its identity.
-        store: StoreId,
+        /// What can be asked of it.
+        service: Service,
     },
     /// A server.
     Server(Client),
@@ -42,6 +50,18 @@ pub enum Missing {
 /// # Errors
 /// It can't be opened, or isn't there and may not be made.
 pub async fn open(url: &StoreUrl, missing: Missing) -> Result<(Host, StoreId), Failure> {
+    open_measured(url, missing, Arc::new(Metrics::new())).await
+}
+
+/// Opens a store whose calls are measured, and learns its identity.
+///
+/// # Errors
+/// It can't be opened, or isn't there and may not be made.
+pub async fn open_measured(
+    url: &StoreUrl,
+    missing: Missing,
+    metrics: Arc<Metrics>,
+) -> Result<(Host, StoreId), Failure> {
     if let StoreUrl::Sqlite(path) = url
         && missing == Missing::Refuse
         && !Path::new(path).exists()
@@ -50,49 +70,86 @@ pub async fn open(url: &StoreUrl, missing: Missing) -> Result<(Host, StoreId), F
             "--store or STEADFAST_STORE names another; `steadfast serve`, `run` and `submit` make a new one",
         ));
     }
-    let host = Host::open(url).await?;
+    let host = store::host(url, metrics).await?;
     let nothing = TaskFilter { limit: 1, ..TaskFilter::default() };
     let store = host.engine().read(&Query::Tasks(nothing)).await?.store;
     Ok((host, store))
 }
 
+/// One call: the store's service is asked, or the server's answer is fetched on a thread that may block.
+macro_rules! ask {
+    ($self:expr, |$service:ident| $here:expr, |$client:ident| $there:expr) => {
+        match $self {
+            Backend::Store { service: $service, .. } => $here.await.map_err(Failure::from),
+            Backend::Server(client) => {
+                let $client = client.clone();
+                tokio::task::spawn_blocking(move || $there).await.expect("a call to the server doesn't panic")
+            }
+        }
+    };
+}
+
+/// Every call fails where the store or the server can't be reached, besides what is said.
 impl Backend {
+    /// A store that was opened here.
+    pub fn on_store(host: Host, store: StoreId) -> Self {
+        let service = Service { engine: host.engine().clone(), store };
+        Backend::Store { host, service }
+    }
+
     /// Submits a task; what it leaves open is filled in from the configuration of whoever stores it.
     ///
     /// # Errors
-    /// It was refused, or the store or the server can't be reached.
+    /// It was refused.
     pub async fn submit(&self, request: TaskRequest, config: &Config) -> Result<SubmittedJson, Failure> {
-        let (host, store) = match self {
-            Backend::Store { host, store } => (host, store),
-            Backend::Server(client) => return blocking(client, move |client| client.submit(&request)).await,
-        };
-        let defaults = config.defaults(&request.kind);
-        let task = request.into_task(&defaults);
-        let id = task.id.clone();
-        match host.engine().submit(task).await? {
-            Submitted::Accepted(accepted) => Ok(SubmittedJson::new(&accepted, store)),
-            Submitted::Refused(refusal) => Err(refused(&id, &refusal).into()),
-            Submitted::Invalid(wrong) => Err(Failure::new(Exit::Usage, wrong.to_string())),
-        }
+        ask!(self, |service| service.submit(Submission::new(request, config)), |client| client
+            .post("/v1/tasks", &request.to_json()))
     }
 
-    /// One task.
+    /// Submits many tasks; each is answered as it alone would have been.
     ///
     /// # Errors
-    /// There is none, or the store or the server can't be reached.
-    pub async fn task(&self, id: &TaskId) -> Result<TaskJson, Failure> {
-        self.look(id, None, Duration::ZERO).await
+    /// As every call.
+    pub async fn submit_all(
+        &self,
+        requests: Vec<TaskRequest>,
+        config: &Config,
+    ) -> Result<Vec<ItemJson>, Failure> {
+        let here = async |service: &Service, requests: Vec<TaskRequest>| {
+            let submissions = requests.into_iter().map(|request| Ok(Submission::new(request, config)));
+            Ok::<_, Problem>(service.submit_all(submissions.collect()).await)
+        };
+        ask!(self, |service| here(service, requests), |client| {
+            let objects: Vec<String> = requests.iter().map(TaskRequest::to_json).collect();
+            client.post("/v1/tasks", &format!("[{}]", objects.join(",")))
+        })
+    }
+
+    /// A task as soon as it has ended, or its revision is later than `after`, or `wait` is over.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn task(
+        &self,
+        id: &TaskId,
+        after: Option<Revision>,
+        wait: Duration,
+    ) -> Result<TaskJson, Failure> {
+        let mut parameters = waiting(wait);
+        parameters.extend(after.map(|after| ("after", after.to_string())));
+        let path = format!("/v1/tasks/{id}");
+        ask!(self, |service| service.task(id, after, wait), |client| client.get(&path, &parameters, wait))
     }
 
     /// A task when it has ended, or as it is when the time is over.
     ///
     /// # Errors
-    /// There is none, or the store or the server can't be reached.
+    /// There is none.
     pub async fn wait(&self, id: &TaskId, timeout: Option<Duration>) -> Result<TaskJson, Failure> {
         let begun = Instant::now();
         loop {
             let left = timeout.map_or(WAIT_MAX, |timeout| timeout.saturating_sub(begun.elapsed()));
-            let task = self.look(id, None, left.min(WAIT_MAX)).await?;
+            let task = self.task(id, None, left.min(WAIT_MAX)).await?;
             let is_over = timeout.is_some_and(|timeout| begun.elapsed() >= timeout);
             if task.has_ended() || is_over {
                 return Ok(task);
@@ -100,55 +157,167 @@ impl Backend {
         }
     }
 
-    async fn look(&self, id: &TaskId, after: Option<Revision>, wait: Duration) -> Result<TaskJson, Failure> {
-        match self {
-            Backend::Store { host, store } => match host.engine().wait(id, after, wait).await? {
-                Some(task) => Ok(TaskJson::new(&task, store)),
-                None => Err(no_task(id).into()),
-            },
-            Backend::Server(client) => {
-                let id = id.clone();
-                blocking(client, move |client| client.task(&id, after, wait)).await
-            }
-        }
-    }
-
     /// Tasks by filter, newest first.
     ///
     /// # Errors
-    /// The store or the server can't be reached.
-    pub async fn list(&self, filter: TaskFilter) -> Result<Vec<TaskJson>, Failure> {
-        match self {
-            Backend::Store { host, store } => {
-                let tasks = host.engine().tasks(filter).await?;
-                Ok(tasks.iter().map(|task| TaskJson::new(task, store)).collect())
-            }
-            Backend::Server(client) => blocking(client, move |client| client.list(&filter)).await,
-        }
+    /// The page that it goes on from isn't there any more.
+    pub async fn list(&self, filter: TaskFilter) -> Result<TasksJson, Failure> {
+        let limit = Some(("limit", filter.limit.to_string()));
+        let parameters: Vec<(&str, String)> = [
+            limit,
+            filter.state.map(|state| ("state", state.to_string())),
+            filter.queue.as_ref().map(|queue| ("queue", queue.to_string())),
+            filter.slot.as_ref().map(|slot| ("slot", slot.to_string())),
+            filter.kind.as_ref().map(|kind| ("kind", kind.to_string())),
+            filter.before.as_ref().map(|before| ("cursor", before.to_string())),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        ask!(self, |service| service.list(filter), |client| client.get(
+            "/v1/tasks",
+            &parameters,
+            Duration::ZERO
+        ))
+    }
+
+    /// Lines of a task's log after this place, as soon as there is one, or there can't be, or `wait` is over.
+    ///
+    /// # Errors
+    /// There is no such task.
+    pub async fn log(
+        &self,
+        id: &TaskId,
+        after: (Fence, u32),
+        limit: u32,
+        wait: Duration,
+    ) -> Result<LogJson, Failure> {
+        let mut parameters = waiting(wait);
+        parameters.push(("after", format!("{}.{}", after.0, after.1)));
+        parameters.push(("limit", limit.to_string()));
+        let path = format!("/v1/tasks/{id}/log");
+        ask!(self, |service| service.log(id, after, limit, wait), |client| client.get(
+            &path,
+            &parameters,
+            wait
+        ))
+    }
+
+    /// Where a task is and why, and what happens next.
+    ///
+    /// # Errors
+    /// There is no such task.
+    pub async fn diagnosis(&self, id: &TaskId) -> Result<DiagnosisJson, Failure> {
+        let path = format!("/v1/tasks/{id}/diagnosis");
+        ask!(self, |service| service.diagnosis(id), |client| client.get(&path, &[], Duration::ZERO))
     }
 
     /// Cancels a task.
     ///
     /// # Errors
-    /// There is none, it had ended otherwise, or the store or the server can't be reached.
+    /// There is none, or it had ended otherwise.
     pub async fn cancel(&self, id: &TaskId, reason: &str) -> Result<CancelledJson, Failure> {
-        match self {
-            Backend::Store { host, .. } => {
-                let cancelled = host.engine().cancel(id, reason).await?;
-                cancel_answer(id, cancelled).map_err(Problem::into)
-            }
-            Backend::Server(client) => {
-                let (id, reason) = (id.clone(), reason.to_owned());
-                blocking(client, move |client| client.cancel(&id, &reason)).await
-            }
-        }
+        let (path, body) = (format!("/v1/tasks/{id}/cancel"), because(reason));
+        ask!(self, |service| service.cancel(id, reason), |client| client.post(&path, &body))
+    }
+
+    /// Runs a task again.
+    ///
+    /// # Errors
+    /// There is none, or there is nothing to retry.
+    pub async fn retry(&self, id: &TaskId) -> Result<RetriedJson, Failure> {
+        let path = format!("/v1/tasks/{id}/retry");
+        ask!(self, |service| service.retry(id), |client| client.post(&path, ""))
+    }
+
+    /// The slots that are held or waited for.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn slots(&self) -> Result<SlotsJson, Failure> {
+        ask!(self, |service| service.slots(), |client| client.get("/v1/slots", &[], Duration::ZERO))
+    }
+
+    /// One slot.
+    ///
+    /// # Errors
+    /// Nobody is in it.
+    pub async fn slot(&self, slot: &Slot) -> Result<SlotJson, Failure> {
+        let path = slot_path(slot);
+        ask!(self, |service| service.slot(slot), |client| client.get(&path, &[], Duration::ZERO))
+    }
+
+    /// Cancels the holder of a slot.
+    ///
+    /// # Errors
+    /// Nobody holds it.
+    pub async fn free_slot(&self, slot: &Slot, reason: &str) -> Result<CancelledJson, Failure> {
+        let (path, body) = (slot_path(slot), because(reason));
+        ask!(self, |service| service.free_slot(slot, reason), |client| client.delete(&path, &body))
+    }
+
+    /// The queues.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn queues(&self) -> Result<QueuesJson, Failure> {
+        ask!(self, |service| service.queues(), |client| client.get("/v1/queues", &[], Duration::ZERO))
+    }
+
+    /// Pauses or resumes a queue.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn pause(&self, queue: &Queue, paused: bool) -> Result<QueueJson, Failure> {
+        let path = format!("/v1/queues/{queue}/{}", if paused { "pause" } else { "resume" });
+        ask!(self, |service| service.pause(queue.clone(), paused), |client| client.post(&path, ""))
+    }
+
+    /// Sets or lifts a queue's limit.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn limit(&self, queue: &Queue, concurrency: Option<u32>) -> Result<QueueJson, Failure> {
+        let path = format!("/v1/queues/{queue}/limits");
+        let body = serde_json::json!({ "concurrency": concurrency }).to_string();
+        ask!(self, |service| service.limit(queue.clone(), concurrency), |client| client.put(&path, &body))
+    }
+
+    /// The workers.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn workers(&self) -> Result<WorkersJson, Failure> {
+        ask!(self, |service| service.workers(), |client| client.get("/v1/workers", &[], Duration::ZERO))
+    }
+
+    /// The store as a whole.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn stats(&self) -> Result<StatsJson, Failure> {
+        ask!(self, |service| service.stats(), |client| client.get("/v1/stats", &[], Duration::ZERO))
+    }
+
+    /// Forgets tasks that ended at least so long ago.
+    ///
+    /// # Errors
+    /// As every call; what was forgotten before stays so.
+    pub async fn prune(&self, older: Duration) -> Result<PrunedJson, Failure> {
+        let body = serde_json::json!({ "older": duration_text(older) }).to_string();
+        ask!(self, |service| service.prune(older), |client| client.post("/v1/prune", &body))
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    client: &Client,
-    call: impl FnOnce(&Client) -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    let client = client.clone();
-    tokio::task::spawn_blocking(move || call(&client)).await.expect("a call to the server doesn't panic")
+fn waiting(wait: Duration) -> Vec<(&'static str, String)> {
+    if wait.is_zero() { Vec::new() } else { vec![("wait", duration_text(wait))] }
+}
+
+fn because(reason: &str) -> String {
+    serde_json::json!({ "reason": reason }).to_string()
+}
+
+fn slot_path(slot: &Slot) -> String {
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    format!("/v1/slots/{}", utf8_percent_encode(slot.as_str(), NON_ALPHANUMERIC))
 }

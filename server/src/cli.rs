@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use steadfast::core::task::OnConflict;
+use steadfast::core::task::{Due, OnConflict};
 use steadfast::{Key, Kind, Queue, Slot, State, StoreUrl, TaskId, Timestamp};
 
 use crate::api::{limit, state};
 use crate::bench::Bench;
-use crate::request::on_conflict;
-use crate::units::{duration, time};
+use crate::request::{deadline, on_conflict};
+use crate::units::{duration, some_duration, time};
 
 /// Where to look where nothing is said.
 pub const DEFAULT_STORE: &str = "sqlite:steadfast.db";
@@ -79,10 +79,30 @@ pub enum Command {
     Status(One),
     /// List tasks, newest first
     List(List),
+    /// Show what becomes of a task, until it has ended
+    Watch(One),
     /// Wait until a task has ended
     Wait(Wait),
+    /// Show what a task's attempts have written
+    Logs(Logs),
+    /// Say where a task is and why, and what happens next
+    Diagnose(One),
     /// Cancel tasks
     Cancel(Cancel),
+    /// Run tasks again that failed, were cancelled, or wait for another attempt
+    Retry(Many),
+    /// Show who holds which slot, or free one
+    Slots(Slots),
+    /// Show the queues
+    Queues,
+    /// Pause, resume or limit queues
+    Queue(Queueing),
+    /// Check a deployment: one PASS, WARN or FAIL line each
+    Doctor,
+    /// Bring a store's schema up to date, or make a new store
+    Migrate,
+    /// Forget tasks that ended long ago
+    Prune(Prune),
     /// Measure this machine, on a temporary store of its own
     Bench(Bench),
 }
@@ -147,8 +167,8 @@ pub struct Run {
     /// Hold this slot while it runs
     #[arg(long)]
     pub slot: Option<Slot>,
-    /// If the slot is taken: replace, reject
-    #[arg(long, value_name = "WHAT", value_parser = on_conflict, requires = "slot")]
+    /// If the slot is taken: replace, reject, queue
+    #[arg(long, value_name = "WHAT", value_parser = run_on_conflict, requires = "slot")]
     pub on_conflict: Option<OnConflict>,
     /// How long one attempt may take [default: 1h]
     #[arg(long, value_name = "DURATION", value_parser = some_duration)]
@@ -171,7 +191,18 @@ pub struct Run {
 #[derive(Debug, Args)]
 pub struct Submit {
     /// Which handler
-    pub kind: Kind,
+    #[arg(required_unless_present = "bulk")]
+    pub kind: Option<Kind>,
+    /// Submit many: a file with a task's JSON on each line, as POST /v1/tasks takes it; - for stdin
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = [
+            "kind", "payload", "id", "key", "queue", "slot", "after", "delay", "at", "priority", "attempts", "rescues",
+            "timeout", "deadline", "wait",
+        ]
+    )]
+    pub bulk: Option<PathBuf>,
     /// What the handler is given: JSON, or @FILE, or - for stdin, as they are
     #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     pub payload: Option<String>,
@@ -187,7 +218,7 @@ pub struct Submit {
     /// A slot: at most one unfinished task holds it
     #[arg(long)]
     pub slot: Option<Slot>,
-    /// If the slot is taken: replace, reject [default: reject]
+    /// If the slot is taken: replace, reject, queue, join [default: reject]
     #[arg(long, value_name = "WHAT", value_parser = on_conflict, requires = "slot")]
     pub on_conflict: Option<OnConflict>,
     /// Wait for these tasks to succeed first; several are parted by commas
@@ -211,6 +242,9 @@ pub struct Submit {
     /// How long one attempt may take [default: the handler's, or 1h]
     #[arg(long, value_name = "DURATION", value_parser = some_duration)]
     pub timeout: Option<Duration>,
+    /// Fail unless it has ended this long from now, or at this time [default: none]
+    #[arg(long, value_name = "DURATION|TIME", value_parser = deadline)]
+    pub deadline: Option<Due>,
     /// Wait until it has ended, and exit 0 if it succeeded and 1 if not
     #[arg(long)]
     pub wait: bool,
@@ -244,6 +278,9 @@ pub struct List {
     /// How many at most
     #[arg(long, value_name = "N", default_value = "100", value_parser = limit)]
     pub limit: u32,
+    /// Older than this task: the last one of the page before
+    #[arg(long, value_name = "ID")]
+    pub cursor: Option<TaskId>,
 }
 
 /// `wait`.
@@ -267,11 +304,92 @@ pub struct Cancel {
     pub reason: String,
 }
 
-/// A duration that isn't zero.
-fn some_duration(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
-        Duration::ZERO => Err("must be longer than nothing".into()),
-        some => Ok(some),
+/// `logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Which task
+    pub id: TaskId,
+    /// Go on until it has ended
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+/// `retry`.
+#[derive(Debug, Args)]
+pub struct Many {
+    /// Which tasks
+    #[arg(required = true, value_name = "ID")]
+    pub ids: Vec<TaskId>,
+}
+
+/// `slots`.
+#[derive(Debug, Args)]
+pub struct Slots {
+    /// Only this one
+    pub slot: Option<Slot>,
+    /// Cancel its holder: the next that waits takes it
+    #[arg(long, requires = "slot")]
+    pub cancel: bool,
+}
+
+/// `queue`.
+#[derive(Debug, Args)]
+pub struct Queueing {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub act: QueueAct,
+}
+
+/// What can be done with queues.
+#[derive(Debug, Subcommand)]
+pub enum QueueAct {
+    /// Claim nothing more from these queues; what runs goes on
+    Pause(Queues),
+    /// Claim from these queues again
+    Resume(Queues),
+    /// Set how many of a queue's tasks may run at once, on all workers together
+    Limit {
+        /// Which queue
+        queue: Queue,
+        /// How many; `none` lifts the limit
+        #[arg(value_name = "N|none", value_parser = concurrency)]
+        concurrency: Concurrency,
+    },
+}
+
+/// Some queues.
+#[derive(Debug, Args)]
+pub struct Queues {
+    /// Which queues
+    #[arg(required = true, value_name = "QUEUE")]
+    pub queues: Vec<Queue>,
+}
+
+/// A limit, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Concurrency(pub Option<u32>);
+
+/// `prune`.
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Those that ended at least so long ago; a task with a key is kept for a day in any case
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub older: Duration,
+}
+
+fn concurrency(text: &str) -> Result<Concurrency, String> {
+    match (text, text.parse()) {
+        ("none", _) => Ok(Concurrency(None)),
+        (_, Ok(number)) => Ok(Concurrency(Some(number))),
+        (_, Err(_)) => Err("must be a whole number from 0, or none".into()),
+    }
+}
+
+/// A command's process can't run as another task.
+fn run_on_conflict(word: &str) -> Result<OnConflict, String> {
+    match on_conflict(word) {
+        Ok(OnConflict::Join) | Err(_) => Err(format!("must be replace, reject or queue, not {word:?}")),
+        Ok(on_conflict @ (OnConflict::Replace | OnConflict::Reject | OnConflict::Queue)) => Ok(on_conflict),
     }
 }
 

@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use steadfast::core::storage::TaskFilter;
-use steadfast::{Revision, TaskId};
+use ureq::typestate::WithBody;
 
 use crate::failure::{Exit, Failure};
-use crate::request::TaskRequest;
-use crate::units::duration_text;
-use crate::wire::{CancelledJson, Problem, SubmittedJson, TaskJson, TasksJson};
+use crate::wire::Problem;
 
 /// How long a server may take to accept a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -56,62 +53,48 @@ impl Client {
         Ok(Self { base: url.trim_end_matches('/').to_owned(), token, agent })
     }
 
-    /// Submits a task.
+    /// Gets what is at this path, as soon as it is there or `wait` is over.
     ///
     /// # Errors
-    /// The server refused it, or can't be reached; then the task is stored or not, and the same again tells.
-    pub fn submit(&self, request: &TaskRequest) -> Result<SubmittedJson, Failure> {
-        let post = self.agent.post(format!("{}/v1/tasks", self.base));
-        let post = self.authorized(post).header("content-type", "application/json");
-        self.answer(limited(post, Duration::ZERO).send(request.to_json()))
-    }
-
-    /// One task, as soon as it has ended, or its revision is later than `after`, or `wait` is over.
-    ///
-    /// # Errors
-    /// There is none, or the server can't be reached.
-    pub fn task(&self, id: &TaskId, after: Option<Revision>, wait: Duration) -> Result<TaskJson, Failure> {
-        let mut get = self.agent.get(format!("{}/v1/tasks/{id}", self.base));
-        if !wait.is_zero() {
-            get = get.query("wait", duration_text(wait));
-        }
-        if let Some(after) = after {
-            get = get.query("after", after.to_string());
-        }
+    /// The server says no, or can't be reached.
+    pub fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        parameters: &[(&str, String)],
+        wait: Duration,
+    ) -> Result<T, Failure> {
+        let get = self.agent.get(format!("{}{path}", self.base));
+        let get = parameters.iter().fold(get, |get, (name, value)| get.query(name, value));
         self.answer(limited(self.authorized(get), wait).call())
     }
 
-    /// Tasks by filter, newest first.
+    /// Posts JSON, or nothing.
     ///
     /// # Errors
-    /// The server can't be reached.
-    pub fn list(&self, filter: &TaskFilter) -> Result<Vec<TaskJson>, Failure> {
-        let mut get =
-            self.agent.get(format!("{}/v1/tasks", self.base)).query("limit", filter.limit.to_string());
-        let parameters = [
-            ("state", filter.state.map(|state| state.to_string())),
-            ("queue", filter.queue.as_ref().map(ToString::to_string)),
-            ("slot", filter.slot.as_ref().map(ToString::to_string)),
-            ("kind", filter.kind.as_ref().map(ToString::to_string)),
-        ];
-        for (name, value) in parameters {
-            if let Some(value) = value {
-                get = get.query(name, value);
-            }
-        }
-        let tasks: TasksJson = self.answer(limited(self.authorized(get), Duration::ZERO).call())?;
-        Ok(tasks.tasks)
+    /// The server refused it, or can't be reached; then it was done or not, and the same again tells.
+    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &str) -> Result<T, Failure> {
+        self.send(self.agent.post(format!("{}{path}", self.base)), body)
     }
 
-    /// Cancels a task.
+    /// Puts JSON.
     ///
     /// # Errors
-    /// There is none, it had ended otherwise, or the server can't be reached.
-    pub fn cancel(&self, id: &TaskId, reason: &str) -> Result<CancelledJson, Failure> {
-        let post = self.agent.post(format!("{}/v1/tasks/{id}/cancel", self.base));
-        let post = self.authorized(post).header("content-type", "application/json");
-        let body = serde_json::json!({ "reason": reason }).to_string();
-        self.answer(limited(post, Duration::ZERO).send(body))
+    /// As [`post`](Self::post).
+    pub fn put<T: DeserializeOwned>(&self, path: &str, body: &str) -> Result<T, Failure> {
+        self.send(self.agent.put(format!("{}{path}", self.base)), body)
+    }
+
+    /// Deletes what is at this path.
+    ///
+    /// # Errors
+    /// As [`post`](Self::post).
+    pub fn delete<T: DeserializeOwned>(&self, path: &str, body: &str) -> Result<T, Failure> {
+        self.send(self.agent.delete(format!("{}{path}", self.base)).force_send_body(), body)
+    }
+
+    fn send<T: DeserializeOwned>(&self, request: Request<WithBody>, body: &str) -> Result<T, Failure> {
+        let request = self.authorized(request).header("content-type", "application/json");
+        self.answer(limited(request, Duration::ZERO).send(body))
     }
 
     fn authorized<B>(&self, request: Request<B>) -> Request<B> {

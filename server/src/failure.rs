@@ -86,7 +86,7 @@ impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         let exit = match problem.status {
             404 => Exit::NotFound,
-            401 | 403 | 409 | 422 => Exit::Refused,
+            401 | 403 | 409 | 410 | 422 => Exit::Refused,
             400..=499 => Exit::Usage,
             _ => Exit::Unreachable,
         };

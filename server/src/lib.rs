@@ -13,6 +13,10 @@ pub mod failure;
 pub mod show;
 pub mod wire;
 
+pub mod metrics;
+pub mod service;
+pub mod store;
+
 pub mod api;
 pub mod backend;
 pub mod client;

@@ -26,6 +26,7 @@ pub struct TaskRequest {
     pub slot: Option<(Slot, OnConflict)>,
     pub after: Vec<TaskId>,
     pub due: Due,
+    pub deadline: Option<Due>,
     pub priority: i16,
     pub attempts: Option<u32>,
     pub rescues: Option<u32>,
@@ -61,7 +62,7 @@ impl fmt::Display for FieldError {
 }
 
 /// All fields of a submit.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 16] = [
     "kind",
     "payload",
     "payload_base64",
@@ -77,6 +78,7 @@ const FIELDS: [&str; 15] = [
     "attempts",
     "rescues",
     "timeout",
+    "deadline",
 ];
 
 impl TaskRequest {
@@ -91,6 +93,7 @@ impl TaskRequest {
             slot: None,
             after: Vec::new(),
             due: Due::Now,
+            deadline: None,
             priority: 0,
             attempts: None,
             rescues: None,
@@ -118,10 +121,11 @@ impl TaskRequest {
             slot: fields.slot()?,
             after: fields.after()?,
             due: fields.due()?,
+            deadline: fields.text("deadline", deadline)?,
             priority: fields.take("priority", "a whole number from -32768 to 32767")?.unwrap_or(0),
             attempts: fields.take("attempts", "a whole number from 1")?,
             rescues: fields.take("rescues", "a whole number from 0")?,
-            timeout: fields.text("timeout", units::duration)?,
+            timeout: fields.text("timeout", units::some_duration)?,
         })
     }
 
@@ -144,6 +148,11 @@ impl TaskRequest {
             Due::Now => {}
             Due::After(delay) => text("delay", Some(units::duration_text(delay))),
             Due::At(at) => text("at", Some(units::time_text(at))),
+        }
+        match self.deadline {
+            None | Some(Due::Now) => {}
+            Some(Due::After(delay)) => text("deadline", Some(units::duration_text(delay))),
+            Some(Due::At(at)) => text("deadline", Some(units::time_text(at))),
         }
         let json = str::from_utf8(&self.payload).ok().filter(|text| {
             // The very bytes: white space around a value doesn't travel inside another one.
@@ -184,6 +193,7 @@ impl TaskRequest {
         task.key = self.key;
         task.priority = self.priority;
         task.due = self.due;
+        task.deadline = self.deadline;
         task.attempts_max = self.attempts.or(defaults.attempts).unwrap_or(task.attempts_max);
         task.rescues_max = self.rescues.or(defaults.rescues).unwrap_or(task.rescues_max);
         task.timeout = self.timeout.or(defaults.timeout).unwrap_or(task.timeout);
@@ -201,14 +211,26 @@ pub fn reserved(kind: &Kind) -> String {
 /// Reads what happens when a slot is taken.
 ///
 /// # Errors
-/// It is no such word, or one for later.
+/// It is no such word; the text names them.
 pub fn on_conflict(word: &str) -> Result<OnConflict, String> {
-    match OnConflict::from_word(word) {
-        Some(on_conflict) => Ok(on_conflict),
-        None if matches!(word, "queue" | "join") => {
-            Err(format!("{word:?} isn't there yet: choose replace or reject"))
-        }
-        None => Err(format!("must be replace or reject, not {word:?}")),
+    OnConflict::from_word(word).ok_or_else(|| format!("must be replace, reject, queue or join, not {word:?}"))
+}
+
+/// Reads a deadline: a duration from now, or a point in time.
+///
+/// # Errors
+/// It is neither, or a deadline that has passed when it begins.
+pub fn deadline(text: &str) -> Result<Due, String> {
+    match units::duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than nothing".into()),
+        Ok(from_now) => Ok(Due::After(from_now)),
+        Err(why) => match units::time(text) {
+            Ok(at) => Ok(Due::At(at)),
+            Err(_) if text.contains('T') => Err(format!(
+                "{text:?} is no time: write it as 2026-01-31T18:00:00Z; or a duration from now, such as 30s"
+            )),
+            Err(_) => Err(why),
+        },
     }
 }
 
@@ -230,9 +252,6 @@ impl<'a> Fields<'a> {
             return Err(error(twice[0], "stands there twice"));
         }
         match names.into_iter().find(|name| !FIELDS.contains(name)) {
-            Some("deadline") => {
-                Err(error("deadline", "isn't there yet: use timeout, which bounds each attempt"))
-            }
             Some(name) => Err(error(name, format!("is no field of a task; there are {}", FIELDS.join(", ")))),
             None => Ok(fields),
         }
@@ -352,7 +371,7 @@ mod tests {
     #[test]
     fn a_request_comes_back_from_its_json() {
         let full = r#"{"kind":"scan","payload_base64":"/wA=","id":"a","key":"k 1","queue":"q","slot":"s","on_conflict":"replace",
-            "after":["x","y"],"delay":"90s","priority":-3,"attempts":2,"rescues":0,"timeout":"10m"}"#;
+            "after":["x","y"],"delay":"90s","deadline":"2h","priority":-3,"attempts":2,"rescues":0,"timeout":"10m"}"#;
         let request = TaskRequest::from_json(full.as_bytes()).unwrap();
         assert_eq!(request.payload, b"\xff\x00");
         assert_eq!(request.due, Due::After(Duration::from_secs(90)));
@@ -373,15 +392,17 @@ mod tests {
             (r#"{"kind":"a","payload":1,"payload_base64":"AA=="}"#, Some("payload_base64"), "one of the two"),
             (r#"{"kind":"a","payload_base64":"?"}"#, Some("payload_base64"), "base64"),
             (r#"{"kind":"a","on_conflict":"reject"}"#, Some("on_conflict"), "only with a slot"),
-            (r#"{"kind":"a","slot":"s","on_conflict":"join"}"#, Some("on_conflict"), "isn't there yet"),
-            (r#"{"kind":"a","slot":"s","on_conflict":"x"}"#, Some("on_conflict"), "replace or reject"),
+            (r#"{"kind":"a","slot":"s","on_conflict":"x"}"#, Some("on_conflict"), "queue or join"),
             (r#"{"kind":"a","after":"b"}"#, Some("after"), "a list"),
             (r#"{"kind":"a","delay":"1s","at":"2026-01-31T18:00:00Z"}"#, Some("at"), "one of the two"),
             (r#"{"kind":"a","delay":5}"#, Some("delay"), "a text"),
             (r#"{"kind":"a","priority":40000}"#, Some("priority"), "32767"),
             (r#"{"kind":"a","attempts":-1}"#, Some("attempts"), "from 1"),
             (r#"{"kind":"a","timeout":"soon"}"#, Some("timeout"), "no duration"),
-            (r#"{"kind":"a","deadline":"1h"}"#, Some("deadline"), "isn't there yet"),
+            (r#"{"kind":"a","timeout":"-1s"}"#, Some("timeout"), "no duration"),
+            (r#"{"kind":"a","timeout":"0s"}"#, Some("timeout"), "longer than nothing"),
+            (r#"{"kind":"a","deadline":"0s"}"#, Some("deadline"), "longer than nothing"),
+            (r#"{"kind":"a","deadline":"tomorrow"}"#, Some("deadline"), "no duration"),
             (r#"{"kind":"a","atempts":1}"#, Some("atempts"), "attempts"),
         ] {
             let error = TaskRequest::from_json(json.as_bytes()).unwrap_err();

@@ -31,6 +31,9 @@ pub fn page(out: &mut dyn Write, task: &TaskJson) -> io::Result<()> {
             line(name, value)?;
         }
     }
+    if !task.parents.is_empty() {
+        line("after", &cut(&task.parents.join(", ")))?;
+    }
     let rescued = if task.rescues > 0 {
         format!(", rescued {} of {}", task.rescues, task.rescues_max)
     } else {
@@ -40,6 +43,7 @@ pub fn page(out: &mut dyn Write, task: &TaskJson) -> io::Result<()> {
     let times = [
         ("submitted", Some(&task.submitted_at)),
         ("due", Some(&task.due_at).filter(|due| **due > task.submitted_at)),
+        ("deadline", task.deadline_at.as_ref()),
         ("claimed", task.claimed_at.as_ref()),
         ("entered", task.entered_at.as_ref()),
         ("finished", task.finished_at.as_ref()),
@@ -49,6 +53,9 @@ pub fn page(out: &mut dyn Write, task: &TaskJson) -> io::Result<()> {
         if let Some(at) = at {
             line(name, &format!("{at}  {}", relative(at)))?;
         }
+    }
+    if let Some(progress) = &task.progress {
+        line("progress", &cut(format!("{} % {}", progress.percent, progress.message).trim_end()))?;
     }
     let texts =
         [("worker", &task.worker), ("cause", &task.cause), ("error", &task.error), ("cancel", &task.cancel)];
@@ -75,13 +82,26 @@ pub fn page(out: &mut dyn Write, task: &TaskJson) -> io::Result<()> {
 ///
 /// # Errors
 /// As the writer says.
-pub fn table(out: &mut dyn Write, tasks: &[TaskJson]) -> io::Result<()> {
+pub fn tasks(out: &mut dyn Write, tasks: &[TaskJson]) -> io::Result<()> {
     let rows: Vec<[String; 6]> = tasks.iter().map(row).collect();
-    let head = ["ID", "STATE", "KIND", "QUEUE", "ATTEMPT", "SUBMITTED"].map(String::from);
-    let width = |column: usize| rows.iter().chain([&head]).map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(width);
+    table(out, ["ID", "STATE", "KIND", "QUEUE", "ATTEMPT", "SUBMITTED"], &rows)
+}
+
+/// Writes a table; its second column has the colour of a state.
+///
+/// # Errors
+/// As the writer says.
+pub fn table<const COLUMNS: usize>(
+    out: &mut dyn Write,
+    head: [&str; COLUMNS],
+    rows: &[[String; COLUMNS]],
+) -> io::Result<()> {
+    let head = head.map(String::from);
+    let width =
+        |column: usize| rows.iter().chain([&head]).map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
     let bold = Style::new().bold();
-    for (number, row) in std::iter::once(&head).chain(&rows).enumerate() {
+    for (number, row) in std::iter::once(&head).chain(rows).enumerate() {
         for (column, cell) in row.iter().enumerate() {
             let style = match (number, column) {
                 (0, _) => bold,
@@ -89,7 +109,7 @@ pub fn table(out: &mut dyn Write, tasks: &[TaskJson]) -> io::Result<()> {
                 _ => Style::new(),
             };
             let last = column + 1 == row.len();
-            let pad = if last { 0 } else { widths[column] - cell.len() + 2 };
+            let pad = if last { 0 } else { widths[column] - cell.chars().count() + 2 };
             write!(out, "{style}{cell}{style:#}{:pad$}", "")?;
         }
         writeln!(out)?;
@@ -109,7 +129,7 @@ fn row(task: &TaskJson) -> [String; 6] {
     ]
 }
 
-fn state_style(state: &str) -> Style {
+pub(crate) fn state_style(state: &str) -> Style {
     let color = match state {
         "succeeded" => AnsiColor::Green,
         "failed" => AnsiColor::Red,
@@ -129,7 +149,7 @@ fn relative(at: &str) -> String {
 }
 
 /// One line, of a readable length.
-fn cut(text: &str) -> String {
+pub(crate) fn cut(text: &str) -> String {
     let printable = |c: char| if c.is_control() { ' ' } else { c };
     let mut shown: String = text.chars().map(printable).take(SHOWN_CHARS_MAX).collect();
     if text.chars().nth(SHOWN_CHARS_MAX).is_some() {

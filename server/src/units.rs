@@ -27,6 +27,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads a duration that isn't zero.
+///
+/// # Errors
+/// It is none, or zero.
+pub fn some_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be longer than nothing".into()),
+        some => Ok(some),
+    }
+}
+
 /// Reads a point in time: RFC 3339, with an offset or `Z`.
 ///
 /// # Errors

@@ -5,9 +5,13 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use steadfast::core::engine::Accepted;
-use steadfast::{StoreId, Task, Timestamp};
+use steadfast::{StoreId, Task, TaskId, Timestamp};
 
 use crate::units::time_text;
+
+mod views;
+
+pub use views::*;
 
 /// A task, as the API and `--json` show it.
 ///
@@ -28,6 +32,9 @@ pub struct TaskJson {
     pub rescues: u32,
     pub rescues_max: u32,
     pub slot: Option<String>,
+    /// Whether it waits for its slot, behind the holder and those that came before it.
+    #[serde(default)]
+    pub slot_waiting: bool,
     pub key: Option<String>,
     pub priority: i16,
     pub payload: Option<Box<RawValue>>,
@@ -40,8 +47,14 @@ pub struct TaskJson {
     pub progress: Option<Progress>,
     pub submitted_at: String,
     pub due_at: String,
+    /// When it fails unless it has ended.
+    #[serde(default)]
+    pub deadline_at: Option<String>,
     pub claimed_at: Option<String>,
     pub entered_at: Option<String>,
+    /// The last sign of its handler: progress, a line of log, a checkpoint.
+    #[serde(default)]
+    pub reported_at: Option<String>,
     pub finished_at: Option<String>,
     pub lease_expires_at: Option<String>,
     pub worker: Option<String>,
@@ -61,8 +74,8 @@ pub struct Progress {
 }
 
 impl TaskJson {
-    /// The task as this store has it. Progress and parents aren't recorded yet, and stand empty.
-    pub fn new(task: &Task, store: &StoreId) -> Self {
+    /// The task as this store has it, with the tasks that it waited for or still does.
+    pub fn new(task: &Task, parents: &[TaskId], store: &StoreId) -> Self {
         let (payload, payload_base64) = bytes(&task.payload);
         let (output, output_base64) = task.output.as_deref().map_or((None, None), bytes);
         let at = |time: Option<Timestamp>| time.map(time_text);
@@ -78,6 +91,7 @@ impl TaskJson {
             rescues: task.rescues,
             rescues_max: task.rescues_max,
             slot: task.slot.as_ref().map(ToString::to_string),
+            slot_waiting: task.slot_waiting,
             key: task.key.as_ref().map(ToString::to_string),
             priority: task.priority,
             payload,
@@ -85,16 +99,21 @@ impl TaskJson {
             output,
             output_base64,
             error: task.error.clone(),
-            progress: None,
+            progress: task
+                .progress
+                .as_ref()
+                .map(|progress| Progress { percent: progress.percent, message: progress.message.clone() }),
             submitted_at: time_text(task.submitted_at),
             due_at: time_text(task.due_at),
+            deadline_at: at(task.deadline_at),
             claimed_at: at(task.claimed_at),
             entered_at: at(task.entered_at),
+            reported_at: at(task.reported_at),
             finished_at: at(task.finished_at),
             lease_expires_at: at(task.lease_expires_at),
             worker: task.worker.as_ref().map(ToString::to_string),
             cancel: task.cancel.clone(),
-            parents: Vec::new(),
+            parents: parents.iter().map(ToString::to_string).collect(),
             store: store.to_string(),
         }
     }
@@ -139,6 +158,9 @@ pub fn to_base64(bytes: &[u8]) -> String {
 pub struct TasksJson {
     /// Newest first.
     pub tasks: Vec<TaskJson>,
+    /// Where the next page begins, as `cursor`; none where this is the last.
+    #[serde(default)]
+    pub next: Option<String>,
 }
 
 /// The answer to a submit.
@@ -155,6 +177,9 @@ pub struct SubmittedJson {
     /// The task that it replaced in its slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<String>,
+    /// Whether it is the holder of the slot, answered in place of a new task.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub joined: bool,
     /// Which store has it.
     pub store: String,
 }
@@ -168,6 +193,7 @@ impl SubmittedJson {
             rev: accepted.rev,
             new: accepted.is_new,
             replaced: accepted.replaced.as_ref().map(ToString::to_string),
+            joined: accepted.joined,
             store: store.to_string(),
         }
     }
@@ -181,6 +207,30 @@ pub struct CancelledJson {
     /// `ended`: it was waiting and is cancelled. `requested`: it is running, and its worker is told. `had_ended`: it
     /// was cancelled before.
     pub cancel: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a field by reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// The answer for one task of many: what it alone would have been answered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ItemJson {
+    /// The HTTP status that it alone would have had.
+    pub status: u16,
+    /// What became of it.
+    #[serde(flatten)]
+    pub answer: ItemAnswer,
+}
+
+/// What became of one task of many.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+#[allow(missing_docs, reason = "each says what it is by its type")]
+pub enum ItemAnswer {
+    Submitted(SubmittedJson),
+    Problem { problem: Problem },
 }
 
 /// What went wrong, after RFC 9457: what, why, and what to do.

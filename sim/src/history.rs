@@ -12,7 +12,7 @@ use steadfast_core::{ErrorKind, State, Timestamp};
 use crate::storage::rows::{EdgeRow, RowKey, StoreRow};
 
 /// One thing that happened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub enum Event {
     /// A transaction changed a task.
     Changed {
@@ -146,7 +146,7 @@ pub enum Event {
 }
 
 /// What a client was told about a submit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SubmitAnswer {
     /// Accepted, under this id.
     Accepted(TaskId),
@@ -242,22 +242,6 @@ impl History {
 /// The fence that an attempt of the simulation writes into whatever it leaves behind.
 pub(crate) fn fence_in(bytes: &[u8]) -> Option<Fence> {
     std::str::from_utf8(bytes).ok()?.strip_prefix("fence ")?.parse().ok()
-}
-
-/// A number that is equal for equal histories.
-pub fn hash(entries: &[Entry]) -> u64 {
-    struct Hashed(xxhash_rust::xxh3::Xxh3);
-    impl fmt::Write for Hashed {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            self.0.update(text.as_bytes());
-            Ok(())
-        }
-    }
-    let mut hashed = Hashed(xxhash_rust::xxh3::Xxh3::new());
-    for entry in entries {
-        fmt::Write::write_fmt(&mut hashed, format_args!("{entry:?}")).expect("hashing doesn't fail");
-    }
-    hashed.0.digest()
 }
 
 impl fmt::Display for Entry {

@@ -8,9 +8,10 @@ use postgres_types::{IsNull, ToSql, Type, to_sql_checked};
 use steadfast_core::name::TaskId;
 use steadfast_core::step::{Batch, Insert, QueueLimit, Renewal, Step, Transition};
 use steadfast_core::storage::{Error, ErrorKind};
-use steadfast_core::task::{Due, OnParentFailure, PAYLOAD_BYTES_MAX};
+use steadfast_core::task::{Due, NewTask, OnConflict, OnParentFailure, PAYLOAD_BYTES_MAX};
 use steadfast_core::time::{ManualClock, micros};
 
+use crate::keep::{self, Keeping};
 use crate::waves::{Twins, waves};
 
 /// How many bytes of payload and output one call may carry.
@@ -32,7 +33,7 @@ impl<T> Default for Sparse<T> {
 }
 
 impl<T> Sparse<T> {
-    fn push(&mut self, value: Option<T>) {
+    pub(crate) fn push(&mut self, value: Option<T>) {
         self.any |= value.is_some();
         self.values.push(value);
     }
@@ -51,12 +52,12 @@ impl<T: ToSql> ToSql for Sparse<T> {
 }
 
 macro_rules! columns {
-    ($($(#[$doc:meta])* $name:ident: $rust:ty = $sql:ident,)*) => {
-        /// The parameters of `apply`, by the names that the [statements](crate::statements) know them under.
+    ($(#[$about:meta])* $columns:ident: $($(#[$doc:meta])* $name:ident: $rust:ty = $sql:ident,)*) => {
+        $(#[$about])*
         #[derive(Debug, Default)]
-        pub struct Columns<'a> { $($(#[$doc])* pub(crate) $name: $rust,)* }
+        pub struct $columns<'a> { $($(#[$doc])* pub(crate) $name: $rust,)* }
 
-        impl Columns<'_> {
+        impl $columns<'_> {
             /// Their names and types, in order.
             pub(crate) const PARAMETERS: &'static [(&'static str, Type)] =
                 &[$((stringify!($name), Type::$sql),)*];
@@ -77,7 +78,11 @@ macro_rules! columns {
     };
 }
 
+pub(crate) use columns;
+
 columns! {
+    /// The parameters of `apply`, by the names that the [statements](crate::statements) know them under.
+    Columns:
     /// The clock set by hand.
     clock: Option<i64> = INT8,
     /// Whether the call is a single batch, and may wait for locks.
@@ -86,6 +91,9 @@ columns! {
     ordered: bool = BOOL,
     /// Whether some batch has several steps.
     together: bool = BOOL,
+    /// Whether this is the call's first wave, and whether it is its last one.
+    first_wave: bool = BOOL,
+    last_wave: bool = BOOL,
 
     m_step: Vec<i32> = INT4_ARRAY,
     /// The batch, if it has several steps; else null.
@@ -97,6 +105,8 @@ columns! {
     m_live: Sparse<bool> = BOOL_ARRAY,
     /// Whether its lease must have lapsed: true or null.
     m_lapsed: Sparse<bool> = BOOL_ARRAY,
+    /// Whether its deadline must have passed: true or null.
+    m_overdue: Sparse<bool> = BOOL_ARRAY,
     m_mark: Vec<i64> = INT8_ARRAY,
     m_target: Vec<i16> = INT2_ARRAY,
     m_delay: Sparse<i64> = INT8_ARRAY,
@@ -126,6 +136,11 @@ columns! {
     i_payload: Vec<&'a [u8]> = BYTEA_ARRAY,
     i_due_at: Sparse<i64> = INT8_ARRAY,
     i_delay: Sparse<i64> = INT8_ARRAY,
+    i_deadline_at: Sparse<i64> = INT8_ARRAY,
+    /// The deadline, from now.
+    i_patience: Sparse<i64> = INT8_ARRAY,
+    /// Whether it waits for its slot where that is held: true or null.
+    i_waits: Sparse<bool> = BOOL_ARRAY,
     i_attempts_max: Vec<i64> = INT8_ARRAY,
     i_rescues_max: Vec<i64> = INT8_ARRAY,
     i_timeout: Vec<i64> = INT8_ARRAY,
@@ -133,6 +148,8 @@ columns! {
     i_backoff_max: Vec<i64> = INT8_ARRAY,
     i_digest: Vec<i64> = INT8_ARRAY,
 
+    /// The slots that inserts would wait for, sorted.
+    slots: Vec<&'a str> = TEXT_ARRAY,
     /// All parents named by inserts, sorted.
     parents: Vec<&'a str> = TEXT_ARRAY,
     /// For each edge, the place of its child among the inserts, from 1.
@@ -174,6 +191,8 @@ struct Sorted<'a> {
 pub struct Plan<'a> {
     /// The columns of each wave.
     pub waves: Vec<Columns<'a>>,
+    /// What is carried out after them: reports and what keeps house.
+    pub(crate) keeping: Option<Keeping<'a>>,
     /// What is known without asking.
     pub(crate) twins: Twins,
 }
@@ -185,11 +204,18 @@ impl<'a> Plan<'a> {
     /// [`ErrorKind::Rejected`] if the call can't be stored as it is.
     pub fn new(batches: &'a [Batch], clock: Option<&ManualClock>) -> Result<Self, Error> {
         check_sizes(batches)?;
+        let alone = batches.len() == 1;
+        let clock = clock.map(|clock| clock.now().as_micros());
+        let keeping = Keeping::of(batches, clock, alone)?;
         let twins = Twins::find(batches)?;
         let waves = waves(batches)?;
         let mut sorted: Vec<Sorted<'a>> = Vec::new();
         let mut steps = 0..;
         for (number, (batch, wave)) in batches.iter().zip(waves).enumerate() {
+            if keep::is_kept(batch) {
+                steps.next();
+                continue;
+            }
             while sorted.len() <= wave {
                 sorted.push(Sorted::default());
             }
@@ -200,10 +226,25 @@ impl<'a> Plan<'a> {
                 }
             }
         }
-        let alone = batches.len() == 1;
-        let clock = clock.map(|clock| clock.now().as_micros());
-        let waves = sorted.into_iter().map(|sorted| sorted.into_columns(clock, alone)).collect();
-        Ok(Self { waves, twins })
+        let mut waves: Vec<_> = sorted.into_iter().map(|sorted| sorted.into_columns(clock, alone)).collect();
+        if let Some(first) = waves.first_mut() {
+            first.first_wave = true;
+        }
+        if let Some(last) = waves.last_mut() {
+            last.last_wave = true;
+        }
+        Ok(Self { waves, keeping, twins })
+    }
+
+    /// All parameters of the call, with their types.
+    pub(crate) fn values(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
+        fn typed(types: &[(&str, Type)]) -> impl Iterator<Item = Type> {
+            types.iter().map(|(_, kind)| kind.clone())
+        }
+        let waves =
+            self.waves.iter().flat_map(|wave| wave.values().into_iter().zip(typed(Columns::PARAMETERS)));
+        let keeping = self.keeping.iter();
+        waves.chain(keeping.flat_map(|it| it.values().into_iter().zip(typed(Keeping::PARAMETERS)))).collect()
     }
 }
 
@@ -221,6 +262,20 @@ pub(crate) fn signed(number: u64) -> i64 {
     number.cast_signed()
 }
 
+/// A moment as a time, or as a time from now.
+fn moment(due: Due) -> (Option<i64>, Option<i64>) {
+    match due {
+        Due::Now => (None, Some(0)),
+        Due::After(delay) => (None, Some(micros(delay))),
+        Due::At(at) => (Some(at.as_micros()), None),
+    }
+}
+
+/// Whether it would wait for its slot.
+pub(crate) fn waits(task: &NewTask) -> bool {
+    matches!(task.slot, Some((_, OnConflict::Queue)))
+}
+
 fn flag(set: bool) -> Option<bool> {
     set.then_some(true)
 }
@@ -233,7 +288,7 @@ impl<'a> Sorted<'a> {
             Step::Renew(what) => self.renewals.push(Placed { step: at, batch, what }),
             Step::Insert(what) => self.inserts.push(Placed { step: at, batch, what }),
             Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => {
-                unreachable!("checked before")
+                unreachable!("these stand alone and are kept")
             }
             Step::Limit(what) => self.limits.push(Placed { step: at, batch, what }),
         }
@@ -252,6 +307,7 @@ impl<'a> Sorted<'a> {
         self.moves.iter().for_each(|one| columns.push_move(one));
         self.renewals.iter().for_each(|one| columns.push_renewal(one));
         self.inserts.iter().for_each(|one| columns.push_insert(one));
+        columns.push_slots(&self.inserts);
         columns.push_edges(&self.inserts);
         for one in &self.limits {
             columns.l_batch.push(one.batch);
@@ -272,6 +328,7 @@ impl<'a> Columns<'a> {
         self.m_fence.push(guard.fence.map(signed));
         self.m_live.push(flag(guard.unless_cancel_requested));
         self.m_lapsed.push(flag(guard.lease_lapsed));
+        self.m_overdue.push(flag(guard.overdue));
         self.m_mark.push(signed(*mark));
         self.m_target.push(i16::from(change.to.code()));
         self.m_delay.push((!change.delay.is_zero()).then(|| micros(change.delay)));
@@ -304,19 +361,26 @@ impl<'a> Columns<'a> {
         self.i_key.push(task.key.as_ref().map(|key| key.as_str()));
         self.i_priority.push(task.priority);
         self.i_payload.push(&task.payload);
-        let (at, delay) = match task.due {
-            Due::Now => (None, None),
-            Due::After(delay) => (None, (!delay.is_zero()).then(|| micros(delay))),
-            Due::At(at) => (Some(at.as_micros()), None),
-        };
+        let (at, delay) = moment(task.due);
         self.i_due_at.push(at);
-        self.i_delay.push(delay);
+        self.i_delay.push(delay.filter(|delay| *delay > 0));
+        let (at, patience) = task.deadline.map_or((None, None), moment);
+        self.i_deadline_at.push(at);
+        self.i_patience.push(patience);
+        self.i_waits.push(flag(waits(task)));
         self.i_attempts_max.push(i64::from(task.attempts_max));
         self.i_rescues_max.push(i64::from(task.rescues_max));
         self.i_timeout.push(micros(task.timeout));
         self.i_backoff_min.push(micros(task.backoff.min));
         self.i_backoff_max.push(micros(task.backoff.max));
         self.i_digest.push(signed(*digest));
+    }
+
+    fn push_slots(&mut self, inserts: &[Placed<&'a Insert>]) {
+        let waiting = inserts.iter().map(|one| &one.what.task).filter(|task| waits(task));
+        self.slots = waiting.filter_map(|task| task.slot.as_ref()).map(|(slot, _)| slot.as_str()).collect();
+        self.slots.sort_unstable();
+        self.slots.dedup();
     }
 
     /// The edges of all inserts. A parent named twice is one edge, which fails the child if either says so.
@@ -358,19 +422,27 @@ pub(crate) fn rejected(why: String) -> Error {
 fn check_sizes(batches: &[Batch]) -> Result<(), Error> {
     let mut total = 0;
     for step in batches.iter().flat_map(|batch| &batch.steps) {
-        let (task, bytes) = match step {
-            Step::Insert(insert) => (&insert.task.id, insert.task.payload.len()),
+        let (task, largest, bytes) = match step {
+            Step::Insert(insert) => {
+                let bytes = insert.task.payload.len();
+                (&insert.task.id, bytes, bytes)
+            }
             Step::Transition(change) => {
-                (&change.task, change.change.output.as_ref().map_or(0, |it| it.len()))
+                let bytes = change.change.output.as_ref().map_or(0, |output| output.len());
+                (&change.task, bytes, bytes)
             }
-            Step::Renew(_) | Step::Limit(_) => continue,
-            Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => {
-                return Err(Error::new(ErrorKind::Broken, "this storage can't do that yet"));
+            Step::Report(report) => {
+                let lines = report.lines.iter().map(|line| line.text.len());
+                let values = report.checkpoints.iter().map(|one| one.value.len());
+                let largest = values.clone().max().unwrap_or(0);
+                (&report.task, largest, lines.chain(values).sum())
             }
+            Step::Renew(_) | Step::Limit(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => continue,
         };
-        if bytes > PAYLOAD_BYTES_MAX {
+        if largest > PAYLOAD_BYTES_MAX {
             return Err(rejected(format!(
-                "the payload or output of task {task} has {bytes} bytes; at most {PAYLOAD_BYTES_MAX} can be stored"
+                "a payload, output or checkpoint of task {task} has {largest} bytes; at most {PAYLOAD_BYTES_MAX} \
+                can be stored"
             )));
         }
         total += bytes;

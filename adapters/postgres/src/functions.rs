@@ -1,11 +1,16 @@
-//! The two functions on the server, each called as one autocommitted statement: one transaction, one round trip, and
+//! The three functions on the server, each called as one autocommitted statement: one transaction, one round trip, and
 //! no BEGIN or COMMIT that could be lost on the way.
 //!
 //! A function is the [statements](crate::statements) in their order and as little glue as possible. It is VOLATILE, so
 //! that under READ COMMITTED every statement in it has a snapshot of its own, as if a client had sent it. Its name
 //! ends in a hash of its text: servers of several versions can share a database while they are being replaced.
 
+use postgres_types::Type;
+use steadfast_core::task::KEY_KEPT;
+use steadfast_core::time::micros;
+
 use crate::columns::Columns;
+use crate::keep::Keeping;
 use crate::statements as s;
 
 /// What a function raises where a call has to be sent again: things changed between two of its statements.
@@ -43,30 +48,42 @@ impl Function {
             "_worker text, _queues text[], _kinds text[], _max bigint, _lease bigint, _clock bigint";
         let returns = "o_task text, o_fence bigint, o_kind text, o_queue text, o_slot text, o_payload bytea, \
             o_attempt integer, o_attempts_max bigint, o_timeout bigint, o_backoff_min bigint, o_backoff_max bigint, \
-            o_priority smallint, o_seq bigint, o_next_due bigint";
+            o_priority smallint, o_seq bigint, o_deadline bigint, o_next_due bigint";
         Self::new("claim", parameters, returns, &fill(CLAIM_BODY))
     }
 
     /// `apply` with the parameters of [`Columns`].
     pub(crate) fn apply(schema: &str) -> Self {
-        let parameters: Vec<String> =
-            Columns::PARAMETERS.iter().map(|(name, kind)| format!("_{name} {kind}")).collect();
-        let returns = "o_what smallint[], o_step integer[], o_task text[], o_state smallint[], o_rev bigint[], \
-            o_fence bigint[], o_cancelling boolean[], o_cancel text[], o_hints smallint";
         let body = APPLY_BODY.replace("{JUDGE}", JUDGE).replace("{channel}", schema);
-        Self::new("apply", &parameters.join(", "), returns, &fill(&body))
+        Self::new("apply", &parameters(Columns::PARAMETERS), ANSWER, &fill(&body))
     }
+
+    /// `keep` with the parameters of [`Keeping`]; it answers as `apply` does.
+    pub(crate) fn keep(schema: &str) -> Self {
+        let body = KEEP_BODY.replace("{channel}", schema);
+        Self::new("keep", &parameters(Keeping::PARAMETERS), ANSWER, &fill(&body))
+    }
+}
+
+/// The columns that `apply` and `keep` answer with.
+const ANSWER: &str = "o_what smallint[], o_step integer[], o_task text[], o_state smallint[], o_rev bigint[], \
+    o_fence bigint[], o_cancelling boolean[], o_cancel text[], o_hints smallint";
+
+fn parameters(parameters: &[(&str, Type)]) -> String {
+    let parameters: Vec<String> = parameters.iter().map(|(name, kind)| format!("_{name} {kind}")).collect();
+    parameters.join(", ")
 }
 
 /// Puts the statements in where their names stand in braces.
 fn fill(body: &str) -> String {
     let mut body = body.replace("{CHECK}", CHECK).replace("{VERIFY}", VERIFY);
-    for statement in s::ALL {
+    for statement in s::all() {
         body = body.replace(&format!("{{{}}}", statement.name), statement.embedded().trim());
     }
     body = body.replace("{changed_between}", CHANGED_BETWEEN).replace("{wrong_isolation}", WRONG_ISOLATION);
     body = body.replace("{wait_merged}", LOCK_WAIT_MERGED).replace("{wait_notify}", LOCK_WAIT_NOTIFY);
     body = body.replace("{free}", &s::FREE.to_string());
+    body = body.replace("{key_kept}", &micros(KEY_KEPT).to_string());
     body.replace("{promoted_max}", &s::PROMOTED_MAX.to_string())
 }
 
@@ -181,9 +198,17 @@ DECLARE
     _beside integer;
     _key text;
     _known boolean;
+    _some text[];
+    _freed text[] := '{}';
+    _held text[] := '{}';
+    _waiting boolean[];
+    _heirs text[];
 BEGIN{CHECK}
     IF NOT _alone THEN
         PERFORM set_config('lock_timeout', '{wait_merged}', true);
+    END IF;
+    IF NOT _first_wave THEN
+        _freed := current_setting('steadfast.freed')::text[];
     END IF;
     {NOW} INTO _now;
     IF _ordered THEN
@@ -211,9 +236,10 @@ BEGIN{CHECK}
     -- First all tasks,
     IF cardinality(_m_step) > 0 THEN
         {MOVE} INTO o_step, o_state, o_rev, o_fence, o_cancelling, _ended, _again, _again_attempt, _some_ready,
-            _some_displaced;
+            _some_displaced, _some;
         o_what := NULL;
         RETURN NEXT;
+        _freed := _freed || _some;
         _ready := _some_ready;
         _changed := _some_displaced;
         IF _again IS NOT NULL THEN
@@ -237,21 +263,30 @@ BEGIN{CHECK}
         END IF;
     END IF;
 
-    -- then all parents,
+    -- then all parents, and those that hold what is waited for,
     IF cardinality(_e_at) > 0 THEN{JUDGE}
+    END IF;
+    IF cardinality(_slots) > 0 THEN
+        {LOCK_HOLDERS} INTO _held, _some_ready;
+        -- A claim that came by meanwhile has skipped the holder.
+        _ready := _ready OR _some_ready;
     END IF;
 
     -- then all children, and theirs.
     WHILE _ended IS NOT NULL LOOP
         {LOCK_CHILDREN} INTO _children;
         EXIT WHEN _children IS NULL;
-        {RELEASE} INTO _ended, _some_ready;
+        {RELEASE} INTO _ended, _some_ready, _some;
+        _freed := _freed || _some;
         _ready := _ready OR _some_ready;
         _released := true;
     END LOOP;
 
     IF cardinality(_i_step) > 0 THEN
         IF _released AND cardinality(_e_at) > 0 THEN{JUDGE}
+        END IF;
+        IF cardinality(_slots) > 0 THEN
+            {FIND_WAITING} INTO _waiting;
         END IF;
         {NOW} INTO _now;
         {INSERT} INTO o_task, o_state, o_rev, _some_ready;
@@ -266,15 +301,114 @@ BEGIN{CHECK}
             {EXAMINE_INSERTS} INTO o_what, o_step, o_task, o_state, o_rev, o_fence, o_cancelling, _bad;{VERIFY}
             RETURN NEXT;
         END IF;
+        IF cardinality(_slots) > 0 THEN
+            {FIND_STRANDED} INTO _known;
+            IF _known THEN
+                RAISE EXCEPTION 'changed in between' USING ERRCODE = '{changed_between}';
+            END IF;
+        END IF;
     END IF;
     IF cardinality(_l_queue) > 0 THEN
         {SET_LIMITS};
         _ready := true;
     END IF;
 
+    -- Last of all in the call, slots that were freed go to those who wait for them.
+    IF NOT _last_wave THEN
+        PERFORM set_config('steadfast.freed', _freed::text, true);
+    ELSIF cardinality(_freed) > 0 THEN
+        {LOCK_WAITERS} INTO _heirs;
+        IF _heirs IS NOT NULL THEN
+            {NOW} INTO _now;
+            {HAND_OVER} INTO _some_ready;
+            _ready := _ready OR _some_ready;
+        END IF;
+    END IF;
+
     o_what := NULL; o_step := NULL; o_task := NULL; o_state := NULL; o_rev := NULL; o_fence := NULL;
     o_cancelling := NULL;
     o_hints := _ready::integer + 2 * _changed::integer;
+    RETURN NEXT;
+    IF o_hints > 0 THEN
+        PERFORM set_config('lock_timeout', '{wait_notify}', true);
+        PERFORM pg_notify('{channel}', o_hints::text);
+    END IF;
+END";
+
+/// A prune is one after the other; all else is one set each. The lock order of `apply` comes first: what is locked here
+/// is locked after it.
+const KEEP_BODY: &str = "
+DECLARE
+    _now bigint;
+    _count bigint;
+    _taken integer[] := '{}';
+    _done integer[] := '{}';
+    _succeeded bigint;
+    _otherwise bigint;
+    _max bigint;
+    _kept bigint := {key_kept};
+    _forgotten text[];
+BEGIN{CHECK}
+    IF NOT _alone THEN
+        PERFORM set_config('lock_timeout', '{wait_merged}', true);
+    END IF;
+    IF cardinality(_k_step) > 0 THEN
+        IF _k_alias IS NOT NULL THEN
+            {LOCK_REPORTED} INTO _count;
+            {GIVE_ALIASES};
+            {FIND_TAKEN} INTO o_what, o_step, o_task;
+            RETURN NEXT;
+            _taken := coalesce(o_step, '{}');
+            o_task := NULL;
+        END IF;
+        {REPORT} INTO o_step;
+        o_what := NULL;
+        RETURN NEXT;
+        _done := coalesce(o_step, '{}');
+        IF cardinality(_done) + cardinality(_taken) < cardinality(_k_step) THEN
+            {EXAMINE_REPORTS} INTO o_what, o_step, o_state, o_rev, o_fence, o_cancelling;
+            IF {free} = ANY(o_what) THEN
+                RAISE EXCEPTION 'changed in between' USING ERRCODE = '{changed_between}';
+            END IF;
+            RETURN NEXT;
+            o_state := NULL; o_rev := NULL; o_fence := NULL; o_cancelling := NULL;
+        END IF;
+        IF cardinality(_g_step) > 0 THEN
+            {KEEP_LINES};
+        END IF;
+        IF cardinality(_c_step) > 0 THEN
+            {KEEP_CHECKPOINTS};
+        END IF;
+    END IF;
+    IF cardinality(_q_queue) > 0 THEN
+        {PAUSE};
+    END IF;
+    IF cardinality(_b_worker) > 0 THEN
+        {BEAT};
+    END IF;
+    FOR _prune IN 1 .. cardinality(_p_step) LOOP
+        {NOW} INTO _now;
+        _succeeded := _p_succeeded[_prune];
+        _otherwise := _p_otherwise[_prune];
+        _max := _p_limit[_prune];
+        {CHOOSE_ENDED} INTO _forgotten;
+        IF _forgotten IS NOT NULL THEN
+            {FORGET_ATTEMPTS};
+            {FORGET_LINES};
+            {FORGET_CHECKPOINTS};
+            {FORGET_ALIASES};
+            {FORGET_EDGES};
+            {PART_EDGES};
+            {FORGET_TASKS};
+        END IF;
+        {FORGET_WORKERS};
+        o_what := NULL; o_task := NULL;
+        o_step := ARRAY[_p_step[_prune]];
+        o_rev := ARRAY[coalesce(cardinality(_forgotten), 0)];
+        RETURN NEXT;
+    END LOOP;
+    o_what := NULL; o_step := NULL; o_task := NULL; o_rev := NULL;
+    o_hints := (false = ANY(_q_paused))::integer;
     RETURN NEXT;
     IF o_hints > 0 THEN
         PERFORM set_config('lock_timeout', '{wait_notify}', true);

@@ -12,6 +12,7 @@ pub mod statements;
 mod columns;
 mod errors;
 mod functions;
+mod keep;
 mod link;
 mod listener;
 mod outcomes;
@@ -20,6 +21,7 @@ mod schema;
 mod waves;
 
 pub use columns::{Columns, Plan};
+pub use keep::Keeping;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -74,6 +76,7 @@ struct Inner {
     writers: Vec<Link>,
     readers: Vec<Link>,
     apply: String,
+    keep: String,
     wake: Wake,
     listener: AbortHandle,
 }
@@ -97,11 +100,12 @@ impl PostgresStorage {
             broken("the database's address can't be understood".into()).with_source(error)
         })?;
         let (claim, apply) = (Function::claim(), Function::apply(&options.schema));
+        let keep = Function::keep(&options.schema);
         let mut shared = Shared {
             config: link::configure(config),
             schema: options.schema,
             claim: format!("SELECT * FROM {}($1, $2, $3, $4, $5, $6)", claim.name),
-            apply: call_text(&apply.name, 1),
+            apply: apply_text(&apply.name, 1),
             store: None,
             own: Mutex::new(BTreeSet::new()),
         };
@@ -109,7 +113,7 @@ impl PostgresStorage {
         let unreachable =
             || Error::new(ErrorKind::Unavailable, "PostgreSQL can't be reached: no answer in time");
         let (mut client, _task) = connected.map_err(|_| unreachable())??;
-        let store = schema::ensure(&mut client, &shared.schema, &[&claim, &apply]).await?;
+        let store = schema::ensure(&mut client, &shared.schema, &[&claim, &apply, &keep]).await?;
         shared.store = Some(store.clone());
         let shared = Arc::new(shared);
         let links = |count: usize| (0..count.max(1)).map(|_| Link::new(Arc::clone(&shared))).collect();
@@ -123,6 +127,7 @@ impl PostgresStorage {
             writers: links(options.writers),
             readers: links(options.readers),
             apply: apply.name,
+            keep: keep.name,
             wake,
             listener,
         })))
@@ -138,18 +143,15 @@ impl PostgresStorage {
             return Err(Error::new(ErrorKind::Rejected, "a batch has at least one step"));
         }
         let plan = Plan::new(batches, self.0.clock.as_ref())?;
-        let waves = &plan.waves;
-        if waves.is_empty() {
-            return Ok(Vec::new());
-        }
-        let types = || Columns::PARAMETERS.iter().map(|(_, kind)| kind.clone());
-        let values: Vec<(&(dyn ToSql + Sync), Type)> =
-            waves.iter().flat_map(|wave| wave.values().into_iter().zip(types())).collect();
+        let values = plan.values();
         let link = Link::idlest(&self.0.writers);
-        let rows = if waves.len() == 1 {
-            link.call(Text::Apply, &values).await?
-        } else {
-            link.call(Text::Write(&call_text(&self.0.apply, waves.len())), &values).await?
+        let rows = match (plan.waves.len(), &plan.keeping) {
+            (0, None) => return Ok(Vec::new()),
+            (1, None) => link.call(Text::Apply, &values).await?,
+            (waves, keeping) => {
+                let keep = keeping.is_some().then_some(self.0.keep.as_str());
+                link.call(Text::Write(&call_text(&self.0.apply, waves, keep)), &values).await?
+            }
         };
         let answer = outcomes::read(batches, &plan, &rows)?;
         self.0.wake.notify(answer.hint);
@@ -209,13 +211,28 @@ fn check_schema(schema: &str) -> Result<(), String> {
 }
 
 /// The statement that carries out some waves, one after the other.
-fn call_text(apply: &str, waves: usize) -> String {
-    let count = Columns::PARAMETERS.len();
-    let call = |wave: usize| {
-        let numbers: Vec<String> = (1..=count).map(|at| format!("${}", wave * count + at)).collect();
-        format!("SELECT {wave} AS wave, answer.* FROM {apply}({}) AS answer", numbers.join(", "))
+fn apply_text(apply: &str, waves: usize) -> String {
+    call_text(apply, waves, None)
+}
+
+/// The statement that carries out some waves, one after the other, and then keeps what is to be kept.
+fn call_text(apply: &str, waves: usize, keep: Option<&str>) -> String {
+    let mut text = String::new();
+    let mut sent = 0;
+    let mut call = |wave: i32, function: &str, count: usize| {
+        let numbers: Vec<String> = (1..=count).map(|at| format!("${}", sent + at)).collect();
+        let union = if sent > 0 { " UNION ALL " } else { "" };
+        let numbers = numbers.join(", ");
+        text += &format!("{union}SELECT {wave} AS wave, answer.* FROM {function}({numbers}) AS answer");
+        sent += count;
     };
-    (0..waves).map(call).collect::<Vec<_>>().join(" UNION ALL ")
+    for wave in (0..).take(waves) {
+        call(wave, apply, Columns::PARAMETERS.len());
+    }
+    if let Some(keep) = keep {
+        call(outcomes::KEPT, keep, Keeping::PARAMETERS.len());
+    }
+    text
 }
 
 /// Reads a claim's rows: the leases, in the order of the request's queues, and perhaps a last one with the next due.
@@ -224,7 +241,7 @@ fn claimed(request: &ClaimRequest, rows: &[Row]) -> Result<Claimed, Error> {
     let mut next_due = None;
     for row in rows {
         if field::<Option<&str>>(row, 0)?.is_none() {
-            next_due = field::<Option<i64>>(row, 13)?.map(duration);
+            next_due = field::<Option<i64>>(row, 14)?.map(duration);
             continue;
         }
         let (queue, lease) = lease(request, row)?;
@@ -252,7 +269,7 @@ fn lease(request: &ClaimRequest, row: &Row) -> Result<(usize, Lease), Error> {
         attempts_max: count(field(row, 7)?),
         timeout: duration(field(row, 8)?),
         backoff: Backoff { min: duration(field(row, 9)?), max: duration(field(row, 10)?) },
-        deadline: None,
+        deadline: field::<Option<i64>>(row, 13)?.map(duration),
     };
     Ok((place, lease))
 }

@@ -29,19 +29,24 @@ pub(crate) struct Answer {
     pub(crate) hint: Hint,
 }
 
-/// Reads the rows of a call: for each wave a few rows of parallel arrays, and one with hints.
+/// Stands where a row says which wave it is from, for what is kept after all of them.
+pub(crate) const KEPT: i32 = -1;
+
+/// Reads the rows of a call: for each wave, and for what is kept, a few rows of parallel arrays, and one with hints.
 pub(crate) fn read(batches: &[Batch], plan: &Plan<'_>, rows: &[Row]) -> Result<Answer, Error> {
     let waves = &plan.waves;
     let steps: Vec<&Step> = batches.iter().flat_map(|batch| &batch.steps).collect();
-    let mut found: Vec<Option<Found>> = steps
-        .iter()
-        .map(|step| matches!(step, Step::Limit(_)).then_some(Found::Applied(Receipt::Limited)))
-        .collect();
+    let mut found: Vec<Option<Found>> =
+        steps.iter().map(|step| unconditional(step).map(Found::Applied)).collect();
     let mut ready = false;
     let mut answered = 0;
     for row in rows {
         let wave: i32 = field(row, 0)?;
-        let columns = usize::try_from(wave).ok().and_then(|wave| waves.get(wave)).ok_or_else(garbled)?;
+        let columns = match usize::try_from(wave) {
+            Ok(wave) => Some(waves.get(wave).ok_or_else(garbled)?),
+            Err(_) if wave == KEPT => None,
+            Err(_) => return Err(garbled()),
+        };
         if let Some(hints) = field::<Option<i16>>(row, 9)? {
             ready |= hints & 1 != 0;
             answered += 1;
@@ -49,7 +54,7 @@ pub(crate) fn read(batches: &[Batch], plan: &Plan<'_>, rows: &[Row]) -> Result<A
             read_section(row, columns, &steps, &mut found)?;
         }
     }
-    if answered != waves.len() {
+    if answered != waves.len() + usize::from(plan.keeping.is_some()) {
         return Err(garbled());
     }
     for (step, earlier) in &plan.twins.same {
@@ -62,6 +67,16 @@ pub(crate) fn read(batches: &[Batch], plan: &Plan<'_>, rows: &[Row]) -> Result<A
     let outcomes = fold(batches, &plan.twins, found)?;
     let changed = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Applied(_)));
     Ok(Answer { outcomes, hint: Hint { ready, changed } })
+}
+
+/// The receipt of a step that has no guard.
+fn unconditional(step: &Step) -> Option<Receipt> {
+    match step {
+        Step::Limit(_) => Some(Receipt::Limited),
+        Step::Pause(_) => Some(Receipt::Paused),
+        Step::Beat(_) => Some(Receipt::Seen),
+        Step::Insert(_) | Step::Transition(_) | Step::Renew(_) | Step::Report(_) | Step::Prune(_) => None,
+    }
 }
 
 /// A column's value.
@@ -113,8 +128,12 @@ impl Section<'_> {
                 let cancel = at(self.cancel.as_ref(), index).map(str::to_owned);
                 Receipt::Renewed { cancel }
             }
-            Step::Limit(_) => Receipt::Limited,
-            Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => return Err(garbled()),
+            Step::Report(_) => Receipt::Reported,
+            Step::Prune(_) => {
+                let count = at(self.rev.as_ref(), index).and_then(|count| u32::try_from(count).ok());
+                Receipt::Pruned(count.ok_or_else(garbled)?)
+            }
+            Step::Limit(_) | Step::Pause(_) | Step::Beat(_) => return Err(garbled()),
         })
     }
 
@@ -132,6 +151,7 @@ impl Section<'_> {
             s::KEY_TAKEN => Refusal::KeyTaken(self.task(index)?, self.head(index)?),
             s::SLOT_TAKEN => Refusal::SlotTaken(self.task(index)?, self.head(index)?),
             s::PARENT_MISSING => Refusal::ParentMissing(self.task(index)?),
+            s::ALIAS_TAKEN => Refusal::AliasTaken(self.task(index)?),
             _ => return Err(garbled()),
         };
         Ok(Some(Found::Refused(refusal)))
@@ -140,7 +160,7 @@ impl Section<'_> {
 
 fn read_section(
     row: &Row,
-    columns: &Columns<'_>,
+    columns: Option<&Columns<'_>>,
     steps: &[&Step],
     found: &mut [Option<Found>],
 ) -> Result<(), Error> {
@@ -155,7 +175,7 @@ fn read_section(
     };
     let numbers = match (field::<Option<Vec<i32>>>(row, 2)?, &section.task) {
         (Some(numbers), _) => numbers,
-        (None, Some(tasks)) => inserted(tasks, columns)?,
+        (None, Some(tasks)) => inserted(tasks, columns.ok_or_else(garbled)?)?,
         (None, None) => return Ok(()),
     };
     for (index, number) in numbers.into_iter().enumerate() {

@@ -4,12 +4,17 @@ use std::time::Duration;
 
 use steadfast_core::name::{Key, Kind, Queue, Slot, StoreId, TaskId, WorkerId};
 use steadfast_core::step::Head;
-use steadfast_core::storage::{Answer, Error, ErrorKind, Lapsed, Query, TaskFilter, View};
-use steadfast_core::task::{Attempt, Backoff, Cause, State, Task};
-use steadfast_core::time::Timestamp;
+use steadfast_core::storage::{
+    Answer, Error, ErrorKind, Lapsed, Query, QueueStats, Stats, TaskFilter, View, Worker,
+};
+use steadfast_core::task::{
+    Attempt, Backoff, Cause, Checkpoint, LogEntry, OnParentFailure, Parent, Progress, State, Stream, Task,
+};
+use steadfast_core::time::{Timestamp, micros};
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 
+use crate::columns::signed;
 use crate::outcomes::field;
 
 /// Before the answer's own columns come the store and its clock. The clock is the statement's: conditions on an index
@@ -18,9 +23,14 @@ const HEAD: &str = "SELECT meta.store, at.now, answer.* FROM meta CROSS JOIN (SE
     (date_part('epoch', statement_timestamp()) * 1000000)::bigint) AS now) AS at LEFT JOIN LATERAL";
 const HEAD_COLUMNS: usize = 2;
 
+/// A task that has ended waits for nothing, whatever it waited for when it ended.
 const TASK_COLUMNS: &str = "id, kind, queue, state, cause, error, rev, attempt, attempts_max, rescues, rescues_max, \
-    fence, slot, key, priority, payload, output, submitted_at, due_at, claimed_at, entered_at, finished_at, \
-    lease_expires_at, worker, timeout, backoff_min, backoff_max, cancel, parents_pending, digest, mark, seq";
+    fence, slot, slot_waiting AND state = 0 AS slot_waiting, key, priority, payload, output, submitted_at, due_at, \
+    deadline_at, claimed_at, entered_at, percent, message, reported_at, finished_at, lease_expires_at, worker, \
+    timeout, backoff_min, backoff_max, cancel, parents_pending, digest, mark, seq";
+/// The unfinished tasks with a slot: those who hold it and those who wait for it, each by its own index.
+const IN_SLOTS: &str = "(SELECT * FROM task WHERE slot IS NOT NULL AND state < 4 AND NOT slot_waiting \
+    UNION ALL SELECT * FROM task WHERE slot_waiting AND state = 0) AS task";
 
 /// A statement that reads, with its values; the first is the clock set by hand.
 #[derive(Debug)]
@@ -34,7 +44,7 @@ enum Value<'a> {
     Clock(Option<i64>),
     Text(&'a str),
     Texts(Vec<&'a str>),
-    Limit(i64),
+    Number(i64),
 }
 
 impl<'a> Reading<'a> {
@@ -44,23 +54,58 @@ impl<'a> Reading<'a> {
         let mut reading = Self { text: String::new(), values: vec![clock] };
         let answer = match query {
             Query::Task(task) => {
-                let id = reading.value(Value::Text(task.as_str()), Type::TEXT);
-                format!("(SELECT {TASK_COLUMNS} FROM task WHERE id = {id}) AS answer ON true")
+                let id = reading.text(task.as_str());
+                format!(
+                    "(SELECT {TASK_COLUMNS} FROM task WHERE id = coalesce( \
+                    (SELECT id FROM task WHERE id = {id}), (SELECT task FROM alias WHERE alias = {id}))) \
+                    AS answer ON true"
+                )
             }
             Query::Tasks(filter) => reading.tasks(filter),
             Query::Attempts(task) => {
-                let id = reading.value(Value::Text(task.as_str()), Type::TEXT);
+                let id = reading.text(task.as_str());
                 format!(
                     "(SELECT fence, attempt, worker, claimed_at, entered_at, ended_at, cause, error FROM attempt \
                     WHERE task = {id}) AS answer ON true ORDER BY answer.fence"
                 )
             }
-            Query::Parents(_)
-            | Query::Log { .. }
-            | Query::Checkpoints(_)
-            | Query::Overdue { .. }
-            | Query::Stats { .. }
-            | Query::Workers => "(SELECT 1 WHERE false) AS answer ON true".to_owned(),
+            Query::Parents(task) => {
+                let id = reading.text(task.as_str());
+                format!(
+                    "(SELECT edge.parent, edge.run, p.state FROM edge \
+                    LEFT JOIN task AS p ON p.id = edge.parent AND NOT edge.gone \
+                    WHERE edge.child = {id}) AS answer ON true ORDER BY answer.parent"
+                )
+            }
+            Query::Log { task, after: (fence, number), limit } => {
+                let id = reading.text(task.as_str());
+                let fence = reading.number(signed(*fence));
+                let (number, limit) = (reading.number(i64::from(*number)), reading.number(i64::from(*limit)));
+                format!(
+                    "(SELECT fence, number, at, stream, text FROM log \
+                    WHERE task = {id} AND (fence, number) > ({fence}, {number}) \
+                    ORDER BY fence, number LIMIT {limit}) AS answer ON true ORDER BY answer.fence, answer.number"
+                )
+            }
+            Query::Checkpoints(task) => {
+                let id = reading.text(task.as_str());
+                format!(
+                    "(SELECT name, value FROM checkpoint WHERE task = {id}) AS answer ON true ORDER BY answer.name"
+                )
+            }
+            Query::Overdue { limit } => {
+                let limit = reading.number(i64::from(*limit));
+                format!(
+                    "(SELECT id, state, rev, fence, cancel IS NOT NULL, deadline_at FROM task \
+                    WHERE state < 4 AND deadline_at IS NOT NULL AND deadline_at <= at.now \
+                    ORDER BY deadline_at, id LIMIT {limit}) AS answer ON true \
+                    ORDER BY answer.deadline_at, answer.id"
+                )
+            }
+            Query::Stats { stale, stuck } => reading.stats(*stale, *stuck),
+            Query::Workers => "(SELECT id, queues, kinds, concurrency, running, gone, started_at, seen_at \
+                FROM worker) AS answer ON true ORDER BY answer.id"
+                .to_owned(),
             Query::Heads(tasks) => {
                 let ids = tasks.iter().map(TaskId::as_str).collect();
                 let ids = reading.value(Value::Texts(ids), Type::TEXT_ARRAY);
@@ -70,7 +115,7 @@ impl<'a> Reading<'a> {
                 )
             }
             Query::Lapsed { limit } => {
-                let limit = reading.value(Value::Limit(i64::from(*limit)), Type::INT8);
+                let limit = reading.number(i64::from(*limit));
                 format!(
                     "(SELECT id, fence, worker, entered_at IS NOT NULL, rescues, rescues_max, cancel, \
                     lease_expires_at FROM task WHERE state = 3 AND lease_expires_at <= at.now \
@@ -85,8 +130,20 @@ impl<'a> Reading<'a> {
 
     /// Newest first. Only the filters asked for are in the text, so that the planner can choose an index by them.
     fn tasks(&mut self, filter: &'a TaskFilter) -> String {
-        let TaskFilter { state, queue, slot, kind, limit, unfinished: _, in_slot: _, before: _ } = filter;
+        let TaskFilter { state, queue, slot, kind, unfinished, in_slot, before, limit } = filter;
+        let unfinished = *unfinished || state.is_some_and(|state| !state.is_terminal());
+        let table = if unfinished && (*in_slot || slot.is_some()) { IN_SLOTS } else { "task" };
         let mut conditions = String::from("true");
+        if unfinished {
+            conditions += " AND state < 4";
+        }
+        if *in_slot {
+            conditions += " AND slot IS NOT NULL";
+        }
+        if let Some(before) = before {
+            conditions +=
+                &format!(" AND seq < (SELECT seq FROM task WHERE id = {})", self.text(before.as_str()));
+        }
         if let Some(state) = state {
             // A literal, so that the partial index of the state can be used.
             conditions += &format!(" AND state = {}", state.code());
@@ -98,14 +155,46 @@ impl<'a> Reading<'a> {
         ];
         for (column, text) in texts {
             if let Some(text) = text {
-                conditions += &format!(" AND {column} = {}", self.value(Value::Text(text), Type::TEXT));
+                conditions += &format!(" AND {column} = {}", self.text(text));
             }
         }
-        let limit = self.value(Value::Limit(i64::from(*limit)), Type::INT8);
+        let limit = self.number(i64::from(*limit));
         format!(
-            "(SELECT {TASK_COLUMNS} FROM task WHERE {conditions} ORDER BY seq DESC LIMIT {limit}) AS answer ON true \
+            "(SELECT {TASK_COLUMNS} FROM {table} WHERE {conditions} ORDER BY seq DESC LIMIT {limit}) AS answer ON true \
             ORDER BY answer.seq DESC"
         )
+    }
+
+    /// Counts all tasks, and adds what is known of queues that have none. A handler gives a sign when it is entered and
+    /// with each report; until then its claim counts.
+    fn stats(&mut self, stale: Duration, stuck: Duration) -> String {
+        let (stale, stuck) = (self.number(micros(stale)), self.number(micros(stuck)));
+        let counts: Vec<String> = State::ALL
+            .iter()
+            .map(|state| format!("count(*) FILTER (WHERE state = {0}) AS in_{0}", state.code()))
+            .collect();
+        let zeros: Vec<String> =
+            State::ALL.iter().map(|state| format!("coalesce(t.in_{}, 0)", state.code())).collect();
+        let (counts, zeros) = (counts.join(", "), zeros.join(", "));
+        format!(
+            "(SELECT coalesce(t.queue, q.name) AS queue, q.concurrency, coalesce(q.paused, false), \
+            at.now - t.oldest, coalesce(t.stale, 0), coalesce(t.stuck, 0), {zeros} \
+            FROM (SELECT queue, {counts}, min(due_at) FILTER (WHERE state = 2) AS oldest, \
+                count(*) FILTER (WHERE state = 2 AND due_at < at.now - {stale}) AS stale, \
+                count(*) FILTER (WHERE state = 3 \
+                    AND greatest(claimed_at, entered_at, reported_at) < at.now - {stuck}) AS stuck \
+                FROM task GROUP BY queue) AS t \
+            FULL JOIN (SELECT name, concurrency, paused FROM queue WHERE concurrency IS NOT NULL OR paused) AS q \
+                ON q.name = t.queue) AS answer ON true ORDER BY answer.queue"
+        )
+    }
+
+    fn text(&mut self, text: &'a str) -> String {
+        self.value(Value::Text(text), Type::TEXT)
+    }
+
+    fn number(&mut self, number: i64) -> String {
+        self.value(Value::Number(number), Type::INT8)
     }
 
     fn value(&mut self, value: Value<'a>, kind: Type) -> String {
@@ -125,7 +214,7 @@ impl Value<'_> {
             Value::Clock(clock) => clock,
             Value::Text(text) => text,
             Value::Texts(texts) => texts,
-            Value::Limit(limit) => limit,
+            Value::Number(number) => number,
         }
     }
 }
@@ -141,12 +230,14 @@ pub(crate) fn view(query: &Query, rows: &[Row]) -> Result<View, Error> {
         Query::Task(_) => Answer::Task(rows.first().map(task).transpose()?.map(Box::new)),
         Query::Tasks(_) => Answer::Tasks(rows.iter().map(task).collect::<Result<_, _>>()?),
         Query::Attempts(_) => Answer::Attempts(rows.iter().map(attempt).collect::<Result<_, _>>()?),
-        Query::Parents(_) => Answer::Parents(Vec::new()),
-        Query::Log { .. } => Answer::Log(Vec::new()),
-        Query::Checkpoints(_) => Answer::Checkpoints(Vec::new()),
-        Query::Overdue { .. } => Answer::Overdue(Vec::new()),
-        Query::Stats { .. } => Answer::Stats(Default::default()),
-        Query::Workers => Answer::Workers(Vec::new()),
+        Query::Parents(_) => Answer::Parents(rows.iter().map(parent).collect::<Result<_, _>>()?),
+        Query::Log { .. } => Answer::Log(rows.iter().map(entry).collect::<Result<_, _>>()?),
+        Query::Checkpoints(_) => Answer::Checkpoints(rows.iter().map(checkpoint).collect::<Result<_, _>>()?),
+        Query::Overdue { .. } => Answer::Overdue(rows.iter().map(head).collect::<Result<_, _>>()?),
+        Query::Stats { .. } => {
+            Answer::Stats(Stats { queues: rows.iter().map(queue_stats).collect::<Result<_, _>>()? })
+        }
+        Query::Workers => Answer::Workers(rows.iter().map(worker).collect::<Result<_, _>>()?),
         Query::Heads(_) => Answer::Heads(rows.iter().map(head).collect::<Result<_, _>>()?),
         Query::Lapsed { .. } => {
             Answer::Lapsed(rows.iter().map(|row| lapsed(row, as_of)).collect::<Result<_, _>>()?)
@@ -210,6 +301,20 @@ impl<'a> Columns<'a> {
         self.next()
     }
 
+    fn state(&mut self) -> Result<State, Error> {
+        State::from_code(i64::from(self.next::<i16>()?)).ok_or_else(garbled)
+    }
+
+    /// Percent and message.
+    fn progress(&mut self) -> Result<Option<Progress>, Error> {
+        let (percent, message) = (self.next::<Option<i16>>()?, self.string_if_any()?);
+        let progress = |percent: i16| {
+            let percent = u8::try_from(percent).map_err(|_| garbled())?;
+            Ok(Progress { percent, message: message.unwrap_or_default() })
+        };
+        percent.map(progress).transpose()
+    }
+
     fn string_if_any(&mut self) -> Result<Option<String>, Error> {
         self.next()
     }
@@ -234,7 +339,7 @@ fn task(row: &Row) -> Result<Task, Error> {
         id: TaskId::trusted(at.text()?),
         kind: Kind::trusted(at.text()?),
         queue: Queue::trusted(at.text()?),
-        state: State::from_code(i64::from(at.next::<i16>()?)).ok_or_else(garbled)?,
+        state: at.state()?,
         cause: at.text_if_any()?.map(cause).transpose()?,
         error: at.string_if_any()?,
         rev: at.number()?,
@@ -244,18 +349,18 @@ fn task(row: &Row) -> Result<Task, Error> {
         rescues_max: at.large_count()?,
         fence: at.number()?,
         slot: at.text_if_any()?.map(Slot::trusted),
-        slot_waiting: false,
+        slot_waiting: at.next()?,
         key: at.text_if_any()?.map(Key::trusted),
         priority: at.next()?,
         payload: at.next::<&[u8]>()?.into(),
         output: at.next::<Option<&[u8]>>()?.map(Into::into),
         submitted_at: at.time()?,
         due_at: at.time()?,
-        deadline_at: None,
+        deadline_at: at.time_if_any()?,
         claimed_at: at.time_if_any()?,
         entered_at: at.time_if_any()?,
-        progress: None,
-        reported_at: None,
+        progress: at.progress()?,
+        reported_at: at.time_if_any()?,
         finished_at: at.time_if_any()?,
         lease_expires_at: at.time_if_any()?,
         worker: at.text_if_any()?.map(WorkerId::trusted),
@@ -271,7 +376,7 @@ fn task(row: &Row) -> Result<Task, Error> {
 fn head(row: &Row) -> Result<(TaskId, Head), Error> {
     let mut at = Columns(row, HEAD_COLUMNS);
     let id = TaskId::trusted(at.text()?);
-    let state = State::from_code(i64::from(at.next::<i16>()?)).ok_or_else(garbled)?;
+    let state = at.state()?;
     Ok((id, Head { state, rev: at.number()?, fence: at.number()?, cancel_requested: at.next()? }))
 }
 
@@ -286,6 +391,62 @@ fn attempt(row: &Row) -> Result<Attempt, Error> {
         ended_at: at.time()?,
         cause: cause(at.text()?)?,
         error: at.string_if_any()?,
+    })
+}
+
+fn parent(row: &Row) -> Result<(Parent, Option<State>), Error> {
+    let mut at = Columns(row, HEAD_COLUMNS);
+    let id = TaskId::trusted(at.text()?);
+    let on_failure = if at.next()? { OnParentFailure::Run } else { OnParentFailure::Fail };
+    let state = at.next::<Option<i16>>()?;
+    let state = state.map(|code| State::from_code(i64::from(code)).ok_or_else(garbled)).transpose()?;
+    Ok((Parent { id, on_failure }, state))
+}
+
+fn entry(row: &Row) -> Result<LogEntry, Error> {
+    let mut at = Columns(row, HEAD_COLUMNS);
+    Ok(LogEntry {
+        fence: at.number()?,
+        number: at.large_count()?,
+        at: at.time()?,
+        stream: Stream::from_word(at.text()?).ok_or_else(garbled)?,
+        text: at.text()?.to_owned(),
+    })
+}
+
+fn checkpoint(row: &Row) -> Result<Checkpoint, Error> {
+    let mut at = Columns(row, HEAD_COLUMNS);
+    Ok(Checkpoint { name: at.text()?.to_owned(), value: at.next::<&[u8]>()?.into() })
+}
+
+fn queue_stats(row: &Row) -> Result<QueueStats, Error> {
+    let mut at = Columns(row, HEAD_COLUMNS);
+    let mut stats = QueueStats {
+        queue: Queue::trusted(at.text()?),
+        concurrency: at.next::<Option<i64>>()?.map(|limit| u32::try_from(limit).unwrap_or(u32::MAX)),
+        paused: at.next()?,
+        oldest_ready: at.next::<Option<i64>>()?.map(duration),
+        stale: at.number()?,
+        stuck: at.number()?,
+        tasks: [0; 7],
+    };
+    for count in &mut stats.tasks {
+        *count = at.number()?;
+    }
+    Ok(stats)
+}
+
+fn worker(row: &Row) -> Result<Worker, Error> {
+    let mut at = Columns(row, HEAD_COLUMNS);
+    Ok(Worker {
+        id: WorkerId::trusted(at.text()?),
+        queues: at.next::<Vec<&str>>()?.into_iter().map(Queue::trusted).collect(),
+        kinds: at.next::<Vec<&str>>()?.into_iter().map(Kind::trusted).collect(),
+        concurrency: at.large_count()?,
+        running: at.large_count()?,
+        gone: at.next()?,
+        started_at: at.time()?,
+        seen_at: at.time()?,
     })
 }
 

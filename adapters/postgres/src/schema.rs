@@ -14,7 +14,12 @@ use crate::outcomes::field;
 const SERVER_VERSION_MIN: i32 = 140_000;
 
 /// What leads from each version to the next; the first leads from nothing to version 1.
-const VERSIONS: &[&str] = &[VERSION_1];
+const VERSIONS: &[&str] = &[VERSION_1, VERSION_2];
+
+/// How long a migration may take, and how long it waits for its turn and for those who are at work on the tables. Others
+/// wait behind it meanwhile.
+const MIGRATION_TIME_MAX: &str = "15min";
+const MIGRATION_LOCK_WAIT_MAX: &str = "10s";
 
 /// The columns of a task are in order of their alignment, to keep rows short; times are microseconds since the epoch.
 /// The rows of a hot queue change twice and are then left alone: vacuum often, and leave room in each page for the next
@@ -99,6 +104,75 @@ CREATE FUNCTION moment(clock bigint) RETURNS bigint LANGUAGE sql VOLATILE
     AS 'SELECT coalesce(clock, (date_part(''epoch'', clock_timestamp()) * 1000000)::bigint)';
 "#;
 
+/// What a handler says while it runs, deadlines, slots that are waited for, pauses, workers. The old checks were
+/// stricter, so what is there needn't be checked against the new ones. A program of an older version would leave those
+/// that wait for a slot waiting for ever: its functions go, and it is told that a statement doesn't work any more.
+const VERSION_2: &str = r#"
+ALTER TABLE task
+    ADD COLUMN deadline_at bigint,
+    ADD COLUMN reported_at bigint,
+    ADD COLUMN percent smallint,
+    ADD COLUMN slot_waiting boolean NOT NULL DEFAULT false,
+    ADD COLUMN message text COLLATE "C",
+    DROP CONSTRAINT task_check2,
+    ADD CONSTRAINT task_blocked CHECK (state <> 0 OR parents_pending > 0 OR slot_waiting) NOT VALID,
+    ADD CONSTRAINT task_slot_waiting CHECK (NOT slot_waiting OR (slot IS NOT NULL AND state NOT BETWEEN 1 AND 3))
+        NOT VALID;
+DROP INDEX task_slot;
+CREATE UNIQUE INDEX task_slot ON task (slot) WHERE slot IS NOT NULL AND state < 4 AND NOT slot_waiting;
+CREATE INDEX task_slot_waiting ON task (slot, seq) WHERE slot_waiting AND state = 0;
+CREATE INDEX task_deadline ON task (deadline_at, id) WHERE deadline_at IS NOT NULL AND state < 4;
+CREATE INDEX task_ended ON task (state, finished_at) WHERE state > 3;
+
+ALTER TABLE edge ADD COLUMN gone boolean NOT NULL DEFAULT false;
+ALTER TABLE queue ADD COLUMN paused boolean NOT NULL DEFAULT false;
+
+CREATE TABLE log (
+    task text COLLATE "C" NOT NULL,
+    fence bigint NOT NULL,
+    number bigint NOT NULL,
+    at bigint NOT NULL,
+    stream text COLLATE "C" NOT NULL,
+    text text COLLATE "C" NOT NULL,
+    PRIMARY KEY (task, fence, number)
+) WITH (autovacuum_vacuum_insert_scale_factor = 0.1);
+
+CREATE TABLE checkpoint (
+    task text COLLATE "C" NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    value bytea NOT NULL CHECK (octet_length(value) <= 67108864),
+    PRIMARY KEY (task, name)
+);
+
+CREATE TABLE alias (
+    alias text COLLATE "C" NOT NULL PRIMARY KEY,
+    task text COLLATE "C" NOT NULL
+);
+CREATE INDEX alias_task ON alias (task);
+
+CREATE TABLE worker (
+    id text COLLATE "C" NOT NULL PRIMARY KEY,
+    started_at bigint NOT NULL,
+    seen_at bigint NOT NULL,
+    concurrency bigint NOT NULL,
+    running bigint NOT NULL,
+    gone boolean NOT NULL,
+    queues text[] COLLATE "C" NOT NULL,
+    kinds text[] COLLATE "C" NOT NULL
+) WITH (fillfactor = 50);
+
+DO $$
+DECLARE
+    _old regprocedure;
+BEGIN
+    FOR _old IN SELECT oid FROM pg_proc
+        WHERE pronamespace = current_schema()::regnamespace AND proname ~ '^(claim|apply)_[0-9a-f]{16}$'
+    LOOP
+        EXECUTE 'DROP FUNCTION ' || _old;
+    END LOOP;
+END $$;
+"#;
+
 /// Where the schema's version and the store's identity stand.
 const META: &str = r#"
 CREATE TABLE IF NOT EXISTS meta (
@@ -124,7 +198,14 @@ pub(crate) async fn ensure(
         ));
     }
     if !is_current(client, schema, functions).await? {
-        migrate(client, schema, functions).await.map_err(|error| classify(error, false).0)?;
+        migrate(client, schema, functions).await.map_err(|error| match classify(error, false).0 {
+            error if error.kind() == ErrorKind::Contended => Error::new(
+                ErrorKind::Unavailable,
+                "the schema can't be upgraded while somebody holds its tables; end long transactions and try again",
+            )
+            .with_source(error),
+            error => error,
+        })?;
         // It may have been newer than we know.
         if !is_current(client, schema, functions).await? {
             return Err(Error::new(ErrorKind::Broken, "the schema isn't there although it was just made"));
@@ -174,6 +255,10 @@ async fn migrate(
     functions: &[&Function],
 ) -> Result<(), tokio_postgres::Error> {
     let transaction = client.transaction().await?;
+    let patience = format!(
+        "SET LOCAL lock_timeout = '{MIGRATION_LOCK_WAIT_MAX}'; SET LOCAL statement_timeout = '{MIGRATION_TIME_MAX}'"
+    );
+    transaction.batch_execute(&patience).await?;
     let lock = "SELECT pg_advisory_xact_lock(hashtextextended('steadfast:' || $1, 0))";
     transaction.query_one(lock, &[&schema]).await?;
     let exists = "SELECT 1 FROM pg_namespace WHERE nspname = $1";

@@ -69,9 +69,16 @@ macro_rules! statements {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
         $($(#[$doc])* pub const $name: Statement = Statement { name: stringify!($name), text: $text };)*
 
-        /// All of them, in the order of this module.
+        /// All of this module, in its order.
         pub const ALL: &[Statement] = &[$($name,)*];
     };
+}
+
+pub mod keep;
+
+/// Every statement there is.
+pub fn all() -> impl Iterator<Item = &'static Statement> {
+    ALL.iter().chain(keep::ALL)
 }
 
 /// How many due tasks of a queue one claim makes ready at most.
@@ -93,6 +100,8 @@ pub const SLOT_TAKEN: i16 = 6;
 pub const PARENT_MISSING: i16 = 7;
 /// Nothing speaks against the step: it wasn't tried yet, or things changed since it was.
 pub const FREE: i16 = 8;
+/// The alias is another task's.
+pub const ALIAS_TAKEN: i16 = 9;
 
 statements! {
     /// The store's clock: its own, or the one set by hand.
@@ -100,12 +109,12 @@ statements! {
 
     // ---- claims ----
 
-    /// Locks the limits of the queues asked for, in order of name. Counting what runs is left to a later statement:
-    /// a count in this one would be older than the wait for the lock.
+    /// Locks the limits of the queues asked for, in order of name; a pause is a limit of 0. Counting what runs is left
+    /// to a later statement: a count in this one would be older than the wait for the lock.
     LOCK_LIMITS = "
-        SELECT array_agg(name), array_agg(concurrency)
-        FROM (SELECT name, concurrency FROM queue
-              WHERE name = ANY(:queues::text[]) AND concurrency IS NOT NULL
+        SELECT array_agg(name), array_agg(CASE WHEN paused THEN 0 ELSE concurrency END)
+        FROM (SELECT name, concurrency, paused FROM queue
+              WHERE name = ANY(:queues::text[]) AND (concurrency IS NOT NULL OR paused)
               ORDER BY name FOR UPDATE) AS locked";
 
     /// Makes due tasks of a queue ready.
@@ -126,12 +135,14 @@ statements! {
     CLAIM = "
         UPDATE task SET
             state = 3, rev = rev + 1, fence = fence + 1, attempt = attempt + 1, worker = :worker::text,
-            claimed_at = :now::bigint, entered_at = NULL, lease_expires_at = :now::bigint + :lease::bigint
+            claimed_at = :now::bigint, entered_at = NULL, lease_expires_at = :now::bigint + :lease::bigint,
+            reported_at = NULL, percent = NULL, message = NULL
         WHERE ctid = ANY(ARRAY(
             SELECT ctid FROM task WHERE queue = :queue::text AND state = 2 AND kind = ANY(:kinds::text[])
             ORDER BY priority, seq LIMIT :room::bigint FOR UPDATE SKIP LOCKED))
         RETURNING id, fence, kind, queue, slot, payload, attempt, attempts_max, timeout, backoff_min, backoff_max,
-            priority, seq, NULL::bigint";
+            priority, seq, CASE WHEN deadline_at IS NOT NULL THEN greatest(deadline_at, :now::bigint) - :now::bigint END,
+            NULL::bigint";
 
     /// How long until the next task of these queues is due. What is due already is left out: it was promoted, or
     /// somebody else has it locked.
@@ -149,7 +160,8 @@ statements! {
         FROM (SELECT id FROM task WHERE id = ANY(:m_task::text[] || :r_task::text[]) ORDER BY id FOR UPDATE) AS locked";
 
     /// Carries out the transitions whose guards hold, in order of id, as their arrays are. It may have waited for a
-    /// claim that is later than `:now`; no end is earlier than that.
+    /// claim that is later than `:now`; no end is earlier than that. A task that ends while it waits for its slot keeps
+    /// saying so: that tells it from a holder, whose slot is free now.
     MOVE = "
         WITH moved AS (
             UPDATE task AS t SET
@@ -170,7 +182,8 @@ statements! {
                 SELECT unnest(:m_step::integer[]) AS step, unnest(:m_batch::integer[]) AS batch,
                     unnest(:m_task::text[]) AS task, unnest(:m_from::smallint[]) AS states,
                     unnest(:m_fence::bigint[]) AS fence, unnest(:m_live::boolean[]) AS live,
-                    unnest(:m_lapsed::boolean[]) AS lapsed, unnest(:m_mark::bigint[]) AS mark,
+                    unnest(:m_lapsed::boolean[]) AS lapsed, unnest(:m_overdue::boolean[]) AS overdue,
+                    unnest(:m_mark::bigint[]) AS mark,
                     unnest(:m_target::smallint[]) AS target, unnest(:m_delay::bigint[]) AS delay,
                     unnest(:m_back::integer[]) AS back, unnest(:m_rescue::integer[]) AS rescue,
                     unnest(:m_cause::text[]) AS cause, unnest(:m_error::text[]) AS error,
@@ -182,14 +195,17 @@ statements! {
                 AND (x.fence IS NULL OR t.fence = x.fence)
                 AND (x.live IS NULL OR t.cancel IS NULL)
                 AND (x.lapsed IS NULL OR t.lease_expires_at <= :now::bigint)
+                AND (x.overdue IS NULL OR t.deadline_at <= :now::bigint)
             RETURNING x.step, t.id, t.state, t.rev, t.fence, t.cancel IS NOT NULL AS cancelling,
-                t.attempt + coalesce(x.back, 0) AS attempt, x.fence IS NULL AS displaced
+                t.attempt + coalesce(x.back, 0) AS attempt, x.fence IS NULL AS displaced,
+                CASE WHEN t.state > 3 AND NOT t.slot_waiting THEN t.slot END AS freed
         )
         SELECT array_agg(step), array_agg(state), array_agg(rev), array_agg(fence), array_agg(cancelling),
             array_agg(id) FILTER (WHERE state > 3),
             array_agg(id) FILTER (WHERE state < 3 AND fence > 0),
             array_agg(attempt) FILTER (WHERE state < 3 AND fence > 0),
-            coalesce(bool_or(state = 2), false), coalesce(bool_or(displaced), false)
+            coalesce(bool_or(state = 2), false), coalesce(bool_or(displaced), false),
+            array_agg(freed) FILTER (WHERE freed IS NOT NULL)
         FROM moved";
 
     /// Gives the attempts that another one will follow a row of their own. Where the task wasn't running, its last
@@ -212,14 +228,16 @@ statements! {
                     WHEN (x.states >> t.state) & 1 = 1
                         AND (x.fence IS NULL OR t.fence = x.fence)
                         AND (x.live IS NULL OR t.cancel IS NULL)
-                        AND (x.lapsed IS NULL OR t.lease_expires_at <= :now::bigint) THEN 8
+                        AND (x.lapsed IS NULL OR t.lease_expires_at <= :now::bigint)
+                        AND (x.overdue IS NULL OR t.deadline_at <= :now::bigint) THEN 8
                     WHEN t.mark = x.mark THEN 1
                     WHEN EXISTS (SELECT 1 FROM attempt AS a
                         WHERE a.task = x.task AND a.fence = x.fence AND a.mark = x.mark) THEN 1
                     ELSE 3 END)::smallint AS what
             FROM unnest(:m_step::integer[], :m_batch::integer[], :m_task::text[], :m_from::smallint[],
-                    :m_fence::bigint[], :m_live::boolean[], :m_lapsed::boolean[], :m_mark::bigint[])
-                AS x(step, batch, task, states, fence, live, lapsed, mark)
+                    :m_fence::bigint[], :m_live::boolean[], :m_lapsed::boolean[], :m_overdue::boolean[],
+                    :m_mark::bigint[])
+                AS x(step, batch, task, states, fence, live, lapsed, overdue, mark)
             LEFT JOIN task AS t ON t.id = x.task
             WHERE x.step <> ALL(:done::integer[]) AND (x.batch IS NULL OR x.batch <> ALL(:refused::integer[]))
                 AND (x.batch IS NOT NULL OR NOT :only_together::boolean)
@@ -265,20 +283,61 @@ statements! {
         FROM unnest(:parents::text[]) WITH ORDINALITY AS x(id, place) JOIN task AS t ON t.id = x.id
         ORDER BY t.id FOR SHARE OF t";
 
+    /// Share-locks the holders of the slots that new tasks would wait for, in order of id: none of them ends before
+    /// those wait. One that has ended once it is locked is no holder; who has taken its place since isn't seen.
+    LOCK_HOLDERS = "
+        SELECT coalesce(array_agg(slot), '{}'), coalesce(bool_or(state = 2), false)
+        FROM (SELECT slot, state FROM task
+              WHERE slot = ANY(:slots::text[]) AND slot IS NOT NULL AND state < 4 AND NOT slot_waiting
+              ORDER BY id FOR SHARE) AS locked";
+
+    /// Which new tasks have to wait for their slots: behind the holder; behind those who waited for a holder that this
+    /// call has ended; or behind one that is stored beside them.
+    FIND_WAITING = "
+        SELECT array_agg(x.waits AND (x.sooner > 0
+            OR (x.slot = ANY(:held::text[]) AND x.slot <> ALL(:freed::text[]))
+            OR (x.slot = ANY(:freed::text[]) AND EXISTS (
+                SELECT 1 FROM task AS w WHERE w.slot = x.slot AND w.slot_waiting AND w.state = 0))) ORDER BY x.place)
+        FROM (
+            SELECT n.place, n.slot, coalesce(n.waits, false) AS waits,
+                count(*) FILTER (WHERE n.slot IS NOT NULL AND n.missing IS NULL AND n.failed IS NULL
+                        AND (n.batch IS NULL OR n.batch <> ALL(:refused::integer[]))
+                        AND NOT EXISTS (SELECT 1 FROM task AS t WHERE t.id = n.task)
+                        AND NOT EXISTS (SELECT 1 FROM task AS t WHERE t.key = n.key))
+                    OVER (PARTITION BY n.slot ORDER BY n.place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+                    AS sooner
+            FROM unnest(:i_batch::integer[], :i_task::text[], :i_key::text[], :i_slot::text[], :i_waits::boolean[],
+                    :failed::text[], :missing::text[]) WITH ORDINALITY
+                AS n(batch, task, key, slot, waits, failed, missing, place)
+        ) AS x";
+
+    /// Whether tasks wait for a slot that nobody holds: whoever they were meant to wait for wasn't stored.
+    FIND_STRANDED = "
+        SELECT EXISTS (
+            SELECT 1 FROM unnest(:slots::text[]) AS x(slot)
+            WHERE x.slot <> ALL(:freed::text[])
+                AND EXISTS (SELECT 1 FROM task AS w WHERE w.slot = x.slot AND w.slot_waiting AND w.state = 0)
+                AND NOT EXISTS (SELECT 1 FROM task AS h
+                    WHERE h.slot = x.slot AND h.slot IS NOT NULL AND h.state < 4 AND NOT h.slot_waiting))";
+
     /// Whether a key belongs to a task.
     FIND_KEY = "SELECT EXISTS (SELECT 1 FROM task WHERE key = :key::text)";
 
     /// Stores new tasks, in the order asked for, but for those that lack a parent and those whose id, key or slot
-    /// belongs to another. `:pending`, `:failed` and `:missing` say what was found out about their parents.
+    /// belongs to another. `:pending`, `:failed` and `:missing` say what was found out about their parents, `:waiting`
+    /// who waits for a slot.
     INSERT = "
         WITH inserted AS (
             INSERT INTO task (id, kind, queue, slot, key, priority, payload, attempts_max, rescues_max,
-                timeout, backoff_min, backoff_max, digest, parents_pending, submitted_at, due_at,
-                state, cause, error, finished_at)
+                timeout, backoff_min, backoff_max, digest, parents_pending, submitted_at, due_at, deadline_at,
+                slot_waiting, state, cause, error, finished_at)
             SELECT x.task, x.kind, x.queue, x.slot, x.key, x.priority, x.payload, x.attempts_max, x.rescues_max,
                 x.timeout, x.backoff_min, x.backoff_max, x.digest, coalesce(x.pending, 0), :now::bigint,
                 coalesce(x.due_at, :now::bigint + least(coalesce(x.delay, 0), 9223372036854775807 - :now::bigint)),
-                CASE WHEN x.failed IS NOT NULL THEN 5 WHEN x.pending > 0 THEN 0
+                CASE WHEN x.patience IS NULL THEN x.deadline_at
+                    ELSE :now::bigint + least(x.patience, 9223372036854775807 - :now::bigint) END,
+                coalesce(x.waiting AND x.failed IS NULL, false),
+                CASE WHEN x.failed IS NOT NULL THEN 5 WHEN x.pending > 0 OR x.waiting THEN 0
                     WHEN x.due_at > :now::bigint OR x.delay > 0 THEN 1 ELSE 2 END,
                 CASE WHEN x.failed IS NOT NULL THEN 'dependency_failed' END, x.failed,
                 CASE WHEN x.failed IS NOT NULL THEN :now::bigint END
@@ -288,6 +347,8 @@ statements! {
                     unnest(:i_slot::text[]) AS slot, unnest(:i_key::text[]) AS key,
                     unnest(:i_priority::smallint[]) AS priority, unnest(:i_payload::bytea[]) AS payload,
                     unnest(:i_due_at::bigint[]) AS due_at, unnest(:i_delay::bigint[]) AS delay,
+                    unnest(:i_deadline_at::bigint[]) AS deadline_at, unnest(:i_patience::bigint[]) AS patience,
+                    unnest(:i_waits::boolean[]) AS waits, unnest(:waiting::boolean[]) AS waiting,
                     unnest(:i_attempts_max::bigint[]) AS attempts_max,
                     unnest(:i_rescues_max::bigint[]) AS rescues_max, unnest(:i_timeout::bigint[]) AS timeout,
                     unnest(:i_backoff_min::bigint[]) AS backoff_min,
@@ -296,8 +357,9 @@ statements! {
                     unnest(:missing::text[]) AS missing
             ) AS x
             WHERE x.missing IS NULL AND (x.batch IS NULL OR x.batch <> ALL(:refused::integer[]))
-                AND (x.failed IS NULL OR x.slot IS NULL
-                    OR NOT EXISTS (SELECT 1 FROM task AS h WHERE h.slot = x.slot AND h.state < 4))
+                AND (x.failed IS NULL OR x.slot IS NULL OR x.waits
+                    OR NOT EXISTS (SELECT 1 FROM task AS h
+                        WHERE h.slot = x.slot AND h.slot IS NOT NULL AND h.state < 4 AND NOT h.slot_waiting))
             ON CONFLICT DO NOTHING
             RETURNING id, state, rev
         )
@@ -325,7 +387,8 @@ statements! {
                     THEN x.missing ELSE t.id END AS task,
                 t.state, t.rev, t.fence, t.cancelling
             FROM unnest(:i_step::integer[], :i_batch::integer[], :i_task::text[], :i_key::text[], :i_slot::text[],
-                    :i_digest::bigint[], :missing::text[]) AS x(step, batch, task, key, slot, digest, missing)
+                    :i_waits::boolean[], :i_digest::bigint[], :missing::text[])
+                AS x(step, batch, task, key, slot, waits, digest, missing)
             LEFT JOIN LATERAL (
                 SELECT 4 AS how, id, digest, state, rev, fence, cancel IS NOT NULL AS cancelling
                 FROM task WHERE id = x.task
@@ -333,7 +396,8 @@ statements! {
                 SELECT 5, id, digest, state, rev, fence, cancel IS NOT NULL FROM task WHERE key = x.key
                 UNION ALL
                 SELECT 6, id, digest, state, rev, fence, cancel IS NOT NULL FROM task
-                WHERE slot = x.slot AND state < 4 AND NOT (x.batch IS NOT NULL AND id IN (
+                WHERE slot = x.slot AND slot IS NOT NULL AND state < 4 AND NOT slot_waiting AND x.waits IS NULL
+                    AND NOT (x.batch IS NOT NULL AND id IN (
                     SELECT beside.task FROM unnest(:m_batch::integer[], :m_task::text[], :m_target::smallint[])
                         AS beside(batch, task, target)
                     WHERE beside.batch = x.batch AND beside.target > 3))
@@ -349,16 +413,18 @@ statements! {
     LOCK_CHILDREN = "
         SELECT array_agg(id)
         FROM (SELECT id FROM task
-              WHERE id = ANY(ARRAY(SELECT child FROM edge WHERE parent = ANY(:ended::text[]))) AND state = 0
+              WHERE id = ANY(ARRAY(SELECT child FROM edge WHERE parent = ANY(:ended::text[]) AND NOT gone))
+                AND state = 0
               ORDER BY id FOR UPDATE) AS locked";
 
-    /// Releases them: an edge that is satisfied takes one off the child's counter; one that isn't fails the child.
+    /// Releases them: an edge that is satisfied takes one off the child's counter; one that isn't fails the child. One
+    /// that waits for its slot as well goes on waiting.
     RELEASE = "
         WITH released AS (
             UPDATE task AS c SET
                 rev = c.rev + 1,
                 parents_pending = c.parents_pending - e.satisfied,
-                state = CASE WHEN e.failed IS NOT NULL THEN 5 WHEN c.parents_pending > e.satisfied THEN 0
+                state = CASE WHEN e.failed IS NOT NULL THEN 5 WHEN c.parents_pending > e.satisfied OR c.slot_waiting THEN 0
                     WHEN c.due_at > :now::bigint THEN 1 ELSE 2 END,
                 cause = CASE WHEN e.failed IS NULL THEN c.cause ELSE 'dependency_failed' END,
                 error = coalesce(e.failed, c.error),
@@ -367,12 +433,39 @@ statements! {
                     min('parent ' || p.id || CASE p.state WHEN 5 THEN ' failed' ELSE ' was cancelled' END)
                         FILTER (WHERE p.state > 4 AND NOT edge.run) AS failed
                 FROM edge JOIN task AS p ON p.id = edge.parent
-                WHERE edge.parent = ANY(:ended::text[])
+                WHERE edge.parent = ANY(:ended::text[]) AND NOT edge.gone
                 GROUP BY edge.child) AS e
             WHERE c.id = e.child AND c.state = 0
-            RETURNING c.id, c.state
+            RETURNING c.id, c.state, CASE WHEN c.state = 5 AND NOT c.slot_waiting THEN c.slot END AS freed
         )
-        SELECT array_agg(id) FILTER (WHERE state = 5), coalesce(bool_or(state = 2), false) FROM released";
+        SELECT array_agg(id) FILTER (WHERE state = 5), coalesce(bool_or(state = 2), false),
+            coalesce(array_agg(freed) FILTER (WHERE freed IS NOT NULL), '{}')
+        FROM released";
+
+    // ---- slots ----
+
+    /// Locks the first of those that wait for each slot that was freed and not taken again. One that was cancelled
+    /// meanwhile is passed over for the next. Nobody has come to wait since the slot was freed: a newcomer locks the
+    /// holder, whose end isn't committed yet.
+    LOCK_WAITERS = "
+        SELECT array_agg(first.id)
+        FROM (SELECT DISTINCT slot FROM unnest(:freed::text[]) AS x(slot) ORDER BY slot) AS free,
+            LATERAL (SELECT w.id FROM task AS w
+                WHERE w.slot = free.slot AND w.slot_waiting AND w.state = 0
+                    AND NOT EXISTS (SELECT 1 FROM task AS h
+                        WHERE h.slot = free.slot AND h.slot IS NOT NULL AND h.state < 4 AND NOT h.slot_waiting)
+                ORDER BY w.seq LIMIT 1 FOR UPDATE OF w) AS first";
+
+    /// Gives them their slots.
+    HAND_OVER = "
+        WITH holders AS (
+            UPDATE task SET
+                slot_waiting = false, rev = rev + 1,
+                state = CASE WHEN parents_pending > 0 THEN 0 WHEN due_at > :now::bigint THEN 1 ELSE 2 END
+            WHERE id = ANY(:heirs::text[]) AND slot_waiting AND state = 0
+            RETURNING state
+        )
+        SELECT coalesce(bool_or(state = 2), false) FROM holders";
 
     // ---- queues ----
 

@@ -11,7 +11,7 @@ use steadfast_core::step::{Batch, Head, Insert, Refusal, Refused, Renewal, Step,
 use steadfast_core::storage::Error;
 use steadfast_core::task::{Due, NewTask, State};
 
-use crate::columns::rejected;
+use crate::columns::{rejected, waits};
 
 /// How many waves one call may have.
 const WAVES_MAX: usize = 500;
@@ -91,6 +91,7 @@ fn touch<'a>(batch: &'a Batch, touches: &mut Vec<(Touched<'a>, Touch)>) {
         match step {
             Step::Transition(step) => touches.push((Touched::Task(step.task.as_str()), Touch::Alone)),
             Step::Renew(step) => touches.push((Touched::Task(step.task.as_str()), Touch::Alone)),
+            // They come after all waves.
             Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => {}
             Step::Limit(step) => touches.push((Touched::Queue(step.queue.as_str()), Touch::Alone)),
             Step::Insert(Insert { task, .. }) => {
@@ -155,12 +156,16 @@ impl Twins {
             let id = Touched::New(task.id.as_str());
             let key = task.key.as_ref().map(|key| Touched::Key(key.as_str()));
             let slot = task.slot.as_ref().map(|(slot, _)| Touched::Slot(slot.as_str()));
-            let earlier = [Some(id), key, slot].into_iter().flatten().find_map(|one| {
+            // Who waits for its slot doesn't mind who holds it.
+            let contested = slot.filter(|_| !waits(task));
+            let earlier = [Some(id), key, contested].into_iter().flatten().find_map(|one| {
                 let (at, insert) = known.get(&one)?;
                 Some((one, *at, *insert))
             });
             let Some((one, earlier_at, earlier)) = earlier else {
-                known.extend([Some(id), key, slot].into_iter().flatten().map(|one| (one, (at, insert))));
+                for one in [Some(id), key, slot].into_iter().flatten() {
+                    known.entry(one).or_insert((at, insert));
+                }
                 continue;
             };
             let (holder, head) = (earlier.task.id.clone(), head_of_new(&earlier.task));

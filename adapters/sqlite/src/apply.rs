@@ -1,9 +1,12 @@
 //! Batches: which steps run in which order, and what is undone when one of them is refused.
 
 use rusqlite::{Connection, Statement};
-use steadfast_core::step::{Batch, Outcome, QueueLimit, Receipt, Refusal, Refused, Step};
+use steadfast_core::step::{Batch, Outcome, Receipt, Refusal, Refused, Step};
 
+use crate::house::House;
 use crate::insert::Inserts;
+use crate::report::Reports;
+use crate::slot::HandOn;
 use crate::transition::Transitions;
 use crate::writer::Tx;
 
@@ -21,8 +24,9 @@ pub(crate) struct Steps<'c> {
     roll_back: Statement<'c>,
     transitions: Transitions<'c>,
     inserts: Inserts<'c>,
-    limit: Statement<'c>,
-    unlimit: Statement<'c>,
+    reports: Reports<'c>,
+    house: House<'c>,
+    hand_on: HandOn<'c>,
 }
 
 impl<'c> Steps<'c> {
@@ -33,16 +37,22 @@ impl<'c> Steps<'c> {
             roll_back: conn.prepare("ROLLBACK TO batch")?,
             transitions: Transitions::new(conn)?,
             inserts: Inserts::new(conn)?,
-            limit: conn.prepare(
-                "INSERT INTO queue (name, concurrency) VALUES (?1, ?2)
-                 ON CONFLICT (name) DO UPDATE SET concurrency = excluded.concurrency",
-            )?,
-            unlimit: conn.prepare("DELETE FROM queue WHERE name = ?1")?,
+            reports: Reports::new(conn)?,
+            house: House::new(conn)?,
+            hand_on: HandOn::new(conn)?,
         })
     }
 
-    /// Applies a batch, or nothing of it. An error leaves the transaction to be rolled back by the caller.
-    pub(crate) fn apply(&mut self, tx: &mut Tx, batch: &Batch) -> rusqlite::Result<Outcome> {
+    /// Applies the batches of a call. An error leaves the transaction to be rolled back by the caller.
+    pub(crate) fn apply_all(&mut self, tx: &mut Tx, batches: &[Batch]) -> rusqlite::Result<Vec<Outcome>> {
+        let outcomes = batches.iter().map(|batch| self.apply(tx, batch)).collect::<Result<_, _>>()?;
+        // Last of all: a newcomer that replaced the holder was quicker.
+        self.hand_on.hand_on(tx)?;
+        Ok(outcomes)
+    }
+
+    /// Applies a batch, or nothing of it.
+    fn apply(&mut self, tx: &mut Tx, batch: &Batch) -> rusqlite::Result<Outcome> {
         // A refused step has written nothing itself: there is something to undo only where another came before it.
         if batch.steps.len() < 2 {
             return self.steps(tx, batch);
@@ -83,20 +93,11 @@ impl<'c> Steps<'c> {
             Step::Insert(insert) => self.inserts.insert(tx, insert),
             Step::Transition(transition) => self.transitions.transition(tx, transition),
             Step::Renew(renewal) => self.transitions.renew(tx, renewal),
-            Step::Limit(limit) => self.limit(tx, limit),
-            Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => {
-                Err(rusqlite::Error::InvalidQuery)
-            }
+            Step::Report(report) => self.reports.report(tx, report),
+            Step::Limit(limit) => self.house.limit(tx, limit),
+            Step::Pause(pause) => self.house.pause(tx, pause),
+            Step::Beat(beat) => self.house.beat(tx, beat),
+            Step::Prune(prune) => self.house.prune(tx, prune),
         }
-    }
-
-    fn limit(&mut self, tx: &mut Tx, limit: &QueueLimit) -> rusqlite::Result<Done> {
-        match limit.concurrency {
-            Some(concurrency) => self.limit.execute((limit.queue.as_str(), concurrency))?,
-            None => self.unlimit.execute([limit.queue.as_str()])?,
-        };
-        // Tasks that the old limit kept waiting may be claimed now.
-        tx.hint.ready = true;
-        Ok(Done::Applied(Receipt::Limited))
     }
 }

@@ -33,11 +33,13 @@ impl<'c> Claims<'c> {
                      SELECT seq FROM task INDEXED BY task_scheduled
                      WHERE state = 1 AND queue = ?1 AND due_at <= ?2 ORDER BY due_at LIMIT ?3)",
             )?,
-            limit: conn.prepare("SELECT concurrency FROM queue WHERE name = ?1")?,
-            running: conn
-                .prepare("SELECT count(*) FROM task INDEXED BY task_running WHERE state = 3 AND queue = ?1")?,
+            limit: conn.prepare("SELECT iif(paused, 0, concurrency) FROM queue WHERE name = ?1")?,
+            running: conn.prepare(
+                "SELECT count(*) FROM task INDEXED BY task_running WHERE state = 3 AND queue = ?1",
+            )?,
             ready: conn.prepare(
-                "SELECT seq, id, fence, kind, slot, payload, attempt, attempts_max, timeout, backoff_min, backoff_max
+                "SELECT seq, id, fence, kind, slot, payload, attempt, attempts_max, timeout, backoff_min,
+                     backoff_max, deadline_at
                  FROM task INDEXED BY task_ready CROSS JOIN request USING (seq)
                  WHERE state = 2 AND queue = ?1 AND kind IN (SELECT value FROM json_each(?2))
                  ORDER BY priority, seq LIMIT ?3",
@@ -78,10 +80,10 @@ impl<'c> Claims<'c> {
         Ok(Claimed { tasks, next_due })
     }
 
-    /// How many of `wanted` the queue's limit allows.
+    /// How many of `wanted` the queue's limit allows; none while it is paused.
     fn room(&mut self, queue: &Queue, wanted: u32) -> rusqlite::Result<u32> {
-        let limit = first(&mut self.limit, [queue.as_str()], |row| row.get::<_, u32>(0))?;
-        let Some(limit) = limit else { return Ok(wanted) };
+        let limit = first(&mut self.limit, [queue.as_str()], |row| row.get::<_, Option<u32>>(0))?;
+        let Some(limit) = limit.flatten() else { return Ok(wanted) };
         // Counted anew each time, under the write lock: no counter that could leak.
         let running: u32 = self.running.query_one([queue.as_str()], |row| row.get(0))?;
         Ok(wanted.min(limit.saturating_sub(running)))
@@ -112,7 +114,7 @@ impl<'c> Claims<'c> {
                 attempts_max: row.get(7)?,
                 timeout: duration(row, 8)?,
                 backoff: Backoff { min: duration(row, 9)?, max: duration(row, 10)? },
-                deadline: None,
+                deadline: optional(row, 11, time)?.map(|at| at.since(tx.now)),
             });
         }
         // The search ends before the update, which changes the index that it walks.

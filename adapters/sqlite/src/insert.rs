@@ -12,6 +12,7 @@ use steadfast_core::{Cause, Key, NewTask, State, TaskId};
 use crate::apply::Done;
 use crate::release::blame;
 use crate::row::{HEAD, first, head, state, text, unsigned};
+use crate::slot::{Place, Slots};
 use crate::writer::Tx;
 
 pub(crate) struct Inserts<'c> {
@@ -19,11 +20,11 @@ pub(crate) struct Inserts<'c> {
     request: Statement<'c>,
     task: Statement<'c>,
     edge: Statement<'c>,
-    take_slot: Statement<'c>,
+    deadline: Statement<'c>,
+    slots: Slots<'c>,
     parent: Statement<'c>,
     by_id: Statement<'c>,
     by_key: Statement<'c>,
-    by_slot: Statement<'c>,
 }
 
 impl<'c> Inserts<'c> {
@@ -38,11 +39,13 @@ impl<'c> Inserts<'c> {
                  ON CONFLICT DO NOTHING",
             )?,
             task: conn.prepare(
-                "INSERT INTO task (seq, queue, priority, slot, due_at, state, parents_pending, cause, error, finished_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                "INSERT INTO task (seq, queue, priority, slot, due_at, state, parents_pending, cause, error, finished_at,
+                     deadline_at, slot_waiting)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             )?,
             edge: conn.prepare("INSERT INTO edge (parent, child, on_failure) VALUES (?1, ?2, ?3)")?,
-            take_slot: conn.prepare("INSERT INTO slot (name, task) VALUES (?1, ?2)")?,
+            deadline: conn.prepare("INSERT INTO deadline (at, task) VALUES (?1, ?2)")?,
+            slots: Slots::new(conn)?,
             parent: conn
                 .prepare("SELECT seq, state FROM task WHERE seq = (SELECT seq FROM request WHERE id = ?1)")?,
             by_id: conn.prepare(&format!(
@@ -50,10 +53,6 @@ impl<'c> Inserts<'c> {
             ))?,
             by_key: conn.prepare(&format!(
                 "SELECT id, digest, {HEAD} FROM request JOIN task USING (seq) WHERE key = ?1"
-            ))?,
-            by_slot: conn.prepare(&format!(
-                "SELECT id, digest, {HEAD} FROM request JOIN task USING (seq)
-                 WHERE seq = (SELECT task FROM slot WHERE name = ?1)"
             ))?,
         })
     }
@@ -67,24 +66,29 @@ impl<'c> Inserts<'c> {
                 return Ok(known.unwrap_or(Done::Refused(Refusal::ParentMissing(missing))));
             }
         };
-        if let Some((slot, _)) = &task.slot
-            && let Some((holder, _, head)) = first(&mut self.by_slot, [slot.as_str()], known)?
-        {
-            let known = self.known(insert)?;
-            return Ok(known.unwrap_or(Done::Refused(Refusal::SlotTaken(holder, head))));
-        }
+        let waits = match self.slots.judge(task)? {
+            Place::Free => false,
+            Place::Behind => true,
+            Place::Taken(holder, head) => {
+                let known = self.known(insert)?;
+                return Ok(known.unwrap_or(Done::Refused(Refusal::SlotTaken(holder, head))));
+            }
+        };
         let Some(seq) = self.request(tx, insert)? else {
             return Ok(self.known(insert)?.expect("the row was refused by the index of ids or that of keys"));
         };
-        let start = Start::of(tx, task, &parents);
+        let start = Start::of(tx, task, &parents, waits);
         self.task(tx, task, seq, &start)?;
         for (parent, known) in &parents {
             self.edge.execute((parent, seq, known.on_failure.as_str()))?;
         }
-        if let Some((slot, _)) = &task.slot
-            && !start.state.is_terminal()
-        {
-            self.take_slot.execute((slot.as_str(), seq))?;
+        if !start.state.is_terminal() {
+            if let Some((slot, _)) = &task.slot {
+                self.slots.enter(slot.as_str(), seq, start.slot_waiting)?;
+            }
+            if let Some(at) = start.deadline_at {
+                self.deadline.execute((at, seq))?;
+            }
         }
         // Nobody can be waiting for a new task to change, but for one that ends as it begins.
         tx.hint.changed |= start.state.is_terminal();
@@ -146,6 +150,8 @@ impl<'c> Inserts<'c> {
             start.blame.as_ref().map(|_| Cause::DependencyFailed.as_str()),
             start.blame.as_deref(),
             start.state.is_terminal().then_some(tx.now.as_micros()),
+            start.deadline_at,
+            start.slot_waiting,
         ))?;
         Ok(())
     }
@@ -181,18 +187,22 @@ struct KnownParent<'t> {
 struct Start {
     state: State,
     due_at: i64,
+    deadline_at: Option<i64>,
     parents_pending: u32,
+    /// Whether it waits for its slot.
+    slot_waiting: bool,
     /// What is said where a parent has failed already.
     blame: Option<String>,
 }
 
 impl Start {
-    fn of(tx: &Tx, task: &NewTask, parents: &BTreeMap<i64, KnownParent<'_>>) -> Start {
-        let due_at = match task.due {
+    fn of(tx: &Tx, task: &NewTask, parents: &BTreeMap<i64, KnownParent<'_>>, waits: bool) -> Start {
+        let at = |due| match due {
             Due::Now => tx.now,
             Due::After(delay) => tx.now + delay,
             Due::At(at) => at,
         };
+        let due_at = at(task.due);
         let mut parents_pending = 0;
         let mut culprit = None;
         for parent in parents.values() {
@@ -204,7 +214,7 @@ impl Start {
         }
         let state = if culprit.is_some() {
             State::Failed
-        } else if parents_pending > 0 {
+        } else if parents_pending > 0 || waits {
             State::Blocked
         } else if due_at > tx.now {
             State::Scheduled
@@ -212,7 +222,14 @@ impl Start {
             State::Ready
         };
         let blame = culprit.map(|parent| blame(parent.id, parent.state));
-        Start { state, due_at: due_at.as_micros(), parents_pending, blame }
+        Start {
+            state,
+            due_at: due_at.as_micros(),
+            deadline_at: task.deadline.map(|deadline| at(deadline).as_micros()),
+            parents_pending,
+            slot_waiting: waits && !state.is_terminal(),
+            blame,
+        }
     }
 }
 

@@ -11,12 +11,17 @@ mod writer;
 
 mod apply;
 mod claim;
+mod house;
 mod insert;
 mod release;
+mod report;
+mod slot;
 mod transition;
 
+mod list;
 mod reader;
 mod row;
+mod stats;
 
 mod clock;
 mod error;

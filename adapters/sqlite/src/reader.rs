@@ -1,16 +1,19 @@
 //! Reads: each in a snapshot of its own, which ends with it.
 
-use std::fmt::Write as _;
-
-use rusqlite::types::Value;
-use rusqlite::{Connection, Statement, params_from_iter};
+use rusqlite::{Connection, Statement};
 use steadfast_core::step::Head;
-use steadfast_core::storage::{self, Lapsed, Query, TaskFilter, View};
-use steadfast_core::{Kind, Queue, Slot, State, Task, TaskId, Timestamp, WorkerId};
+use steadfast_core::storage::{self, Query, View};
+use steadfast_core::task::{Checkpoint, Fence, Parent};
+use steadfast_core::{State, TaskId, Timestamp};
 
 use crate::Common;
 use crate::error::classed;
-use crate::row::{ATTEMPT, HEAD, TASK, attempt, first, head, task, text, time, unsigned};
+use crate::list::tasks;
+use crate::row::{
+    ATTEMPT, HEAD, LAPSED, LOG_ENTRY, TASK, TASK_FROM, WORKER, attempt, bytes, first, head, lapsed,
+    log_entry, on_failure, optional, state, task, text, worker,
+};
+use crate::stats::stats;
 use crate::threads::{Answer, Calls};
 
 /// A question, and where the answer goes.
@@ -43,6 +46,11 @@ pub(crate) struct Reader<'c> {
     head: Statement<'c>,
     attempts: Statement<'c>,
     lapsed: Statement<'c>,
+    parents: Statement<'c>,
+    log: Statement<'c>,
+    checkpoints: Statement<'c>,
+    overdue: Statement<'c>,
+    workers: Statement<'c>,
 }
 
 impl<'c> Reader<'c> {
@@ -52,18 +60,44 @@ impl<'c> Reader<'c> {
             conn,
             begin: conn.prepare("BEGIN")?,
             end: conn.prepare("COMMIT")?,
-            mark: conn.prepare("SELECT clock FROM meta WHERE one = 1")?,
-            task: conn.prepare(&format!("SELECT {TASK} FROM request JOIN task USING (seq) WHERE id = ?1"))?,
+            mark: conn.prepare("SELECT high_water FROM meta WHERE one = 1")?,
+            task: conn.prepare(&format!(
+                "SELECT {TASK} FROM {TASK_FROM} WHERE seq = coalesce(
+                     (SELECT seq FROM request WHERE id = ?1), (SELECT alias.task FROM alias WHERE name = ?1))"
+            ))?,
             head: conn.prepare(&format!("SELECT {HEAD} FROM request JOIN task USING (seq) WHERE id = ?1"))?,
             attempts: conn.prepare(&format!(
                 "SELECT {ATTEMPT} FROM attempt WHERE task = (SELECT seq FROM request WHERE id = ?1) ORDER BY fence"
             ))?,
-            lapsed: conn.prepare(
-                "SELECT id, fence, worker, entered_at IS NOT NULL, rescues, rescues_max, cancel, lease_expires_at
+            lapsed: conn.prepare(&format!(
+                "SELECT {LAPSED}
                  FROM task INDEXED BY task_running JOIN request USING (seq)
                  WHERE state = 3 AND lease_expires_at <= ?1
-                 ORDER BY lease_expires_at, seq LIMIT ?2",
+                 ORDER BY lease_expires_at, seq LIMIT ?2"
+            ))?,
+            parents: conn.prepare(
+                "SELECT id, on_failure, state FROM edge JOIN request ON request.seq = parent JOIN task USING (seq)
+                 WHERE child = (SELECT seq FROM request WHERE id = ?1)
+                 UNION ALL
+                 SELECT id, on_failure, NULL FROM forgotten_parent
+                 WHERE child = (SELECT seq FROM request WHERE id = ?1)
+                 ORDER BY id",
             )?,
+            log: conn.prepare(&format!(
+                "SELECT {LOG_ENTRY} FROM log_line
+                 WHERE task = (SELECT seq FROM request WHERE id = ?1) AND (fence, number) > (?2, ?3)
+                 ORDER BY fence, number LIMIT ?4"
+            ))?,
+            checkpoints: conn.prepare(
+                "SELECT name, value FROM checkpoint WHERE task = (SELECT seq FROM request WHERE id = ?1)
+                 ORDER BY name",
+            )?,
+            overdue: conn.prepare(&format!(
+                "SELECT id, {HEAD} FROM deadline CROSS JOIN task ON task.seq = deadline.task
+                     CROSS JOIN request USING (seq)
+                 WHERE at <= ?1 ORDER BY at, deadline.task LIMIT ?2"
+            ))?,
+            workers: conn.prepare(&format!("SELECT {WORKER} FROM worker ORDER BY id"))?,
         })
     }
 
@@ -87,7 +121,16 @@ impl<'c> Reader<'c> {
         // The first statement takes the snapshot. The clock is read after it, so that nothing in it is in the future.
         let mark = Timestamp::from_micros(self.mark.query_one([], |row| row.get(0))?);
         let as_of = self.common.clock.now(mark);
-        let answer = match query {
+        let answer = self.answer(query, as_of)?;
+        self.end.execute([])?;
+        Ok(View { store: self.common.store.clone(), as_of, answer })
+    }
+}
+
+impl Reader<'_> {
+    fn answer(&mut self, query: &Query, as_of: Timestamp) -> rusqlite::Result<storage::Answer> {
+        let now = as_of.as_micros();
+        Ok(match query {
             Query::Task(id) => {
                 storage::Answer::Task(first(&mut self.task, [id.as_str()], task)?.map(Box::new))
             }
@@ -95,25 +138,45 @@ impl<'c> Reader<'c> {
             Query::Attempts(id) => storage::Answer::Attempts(
                 self.attempts.query_and_then([id.as_str()], attempt)?.collect::<Result<_, _>>()?,
             ),
-            Query::Parents(_) => storage::Answer::Parents(Vec::new()),
-            Query::Log { .. } => storage::Answer::Log(Vec::new()),
-            Query::Checkpoints(_) => storage::Answer::Checkpoints(Vec::new()),
-            Query::Overdue { .. } => storage::Answer::Overdue(Vec::new()),
-            Query::Stats { .. } => storage::Answer::Stats(Default::default()),
-            Query::Workers => storage::Answer::Workers(Vec::new()),
+            Query::Parents(id) => storage::Answer::Parents(
+                self.parents.query_and_then([id.as_str()], parent)?.collect::<Result<_, _>>()?,
+            ),
+            Query::Log { task, after, limit } => storage::Answer::Log(self.log(task, *after, *limit)?),
+            Query::Checkpoints(id) => storage::Answer::Checkpoints(
+                self.checkpoints
+                    .query_and_then([id.as_str()], |row| {
+                        Ok(Checkpoint { name: row.get(0)?, value: bytes(row, 1)? })
+                    })?
+                    .collect::<rusqlite::Result<_>>()?,
+            ),
             Query::Heads(ids) => storage::Answer::Heads(self.heads(ids)?),
             Query::Lapsed { limit } => storage::Answer::Lapsed(
                 self.lapsed
-                    .query_and_then((as_of.as_micros(), limit), |row| lapsed(row, as_of))?
+                    .query_and_then((now, limit), |row| lapsed(row, as_of))?
                     .collect::<Result<_, _>>()?,
             ),
-        };
-        self.end.execute([])?;
-        Ok(View { store: self.common.store.clone(), as_of, answer })
+            Query::Overdue { limit } => storage::Answer::Overdue(
+                self.overdue
+                    .query_and_then((now, limit), |row| Ok((TaskId::trusted(text(row, 0)?), head(row, 1)?)))?
+                    .collect::<rusqlite::Result<_>>()?,
+            ),
+            Query::Stats { stale, stuck } => storage::Answer::Stats(stats(self.conn, as_of, *stale, *stuck)?),
+            Query::Workers => {
+                storage::Answer::Workers(self.workers.query_and_then([], worker)?.collect::<Result<_, _>>()?)
+            }
+        })
     }
-}
 
-impl Reader<'_> {
+    fn log(
+        &mut self,
+        task: &TaskId,
+        (fence, number): (Fence, u32),
+        limit: u32,
+    ) -> rusqlite::Result<Vec<steadfast_core::task::LogEntry>> {
+        let params = (task.as_str(), fence.cast_signed(), number, limit);
+        self.log.query_and_then(params, log_entry)?.collect()
+    }
+
     fn heads(&mut self, ids: &[TaskId]) -> rusqlite::Result<Vec<(TaskId, Head)>> {
         let mut heads = Vec::with_capacity(ids.len());
         for id in ids {
@@ -124,49 +187,7 @@ impl Reader<'_> {
     }
 }
 
-fn tasks(conn: &Connection, filter: &TaskFilter) -> rusqlite::Result<Vec<Task>> {
-    // Waiting and running tasks are found in their state's index, however many have ended. All others are looked for
-    // from the newest on, until there are enough. Found first and read afterwards, so that sorting moves numbers only.
-    let index = match filter.state {
-        Some(State::Scheduled) => "INDEXED BY task_scheduled",
-        Some(State::Ready) => "INDEXED BY task_ready",
-        Some(State::Running) => "INDEXED BY task_running",
-        Some(State::Blocked | State::Succeeded | State::Failed | State::Cancelled) | None => "",
-    };
-    let join = if filter.kind.is_some() { "CROSS JOIN request USING (seq)" } else { "" };
-    let mut found = format!("SELECT seq FROM task {index} {join} WHERE true");
-    let mut values: Vec<Value> = Vec::new();
-    if let Some(state) = filter.state {
-        // The number itself and no parameter: that is how SQLite knows that the index serves.
-        write!(found, " AND state = {}", state.code()).expect("a string takes any text");
-    }
-    let texts = [
-        ("queue", filter.queue.as_ref().map(Queue::as_str)),
-        ("slot", filter.slot.as_ref().map(Slot::as_str)),
-        ("kind", filter.kind.as_ref().map(Kind::as_str)),
-    ];
-    for (column, text) in texts {
-        if let Some(text) = text {
-            write!(found, " AND {column} = ?").expect("a string takes any text");
-            values.push(Value::Text(text.into()));
-        }
-    }
-    found.push_str(" ORDER BY seq DESC LIMIT ?");
-    values.push(Value::Integer(filter.limit.into()));
-    let sql =
-        format!("SELECT {TASK} FROM task JOIN request USING (seq) WHERE seq IN ({found}) ORDER BY seq DESC");
-    conn.prepare_cached(&sql)?.query_and_then(params_from_iter(values), task)?.collect()
-}
-
-fn lapsed(row: &rusqlite::Row<'_>, as_of: Timestamp) -> rusqlite::Result<Lapsed> {
-    Ok(Lapsed {
-        task: TaskId::trusted(text(row, 0)?),
-        fence: unsigned(row, 1)?,
-        worker: WorkerId::trusted(text(row, 2)?),
-        entered: row.get(3)?,
-        rescues: row.get(4)?,
-        rescues_max: row.get(5)?,
-        cancel: row.get(6)?,
-        since: as_of.since(time(row, 7)?),
-    })
+fn parent(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Parent, Option<State>)> {
+    let parent = Parent { id: TaskId::trusted(text(row, 0)?), on_failure: on_failure(row, 1)? };
+    Ok((parent, optional(row, 2, state)?))
 }

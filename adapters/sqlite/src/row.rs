@@ -6,7 +6,10 @@ use std::time::Duration;
 use rusqlite::Row;
 use rusqlite::types::{FromSqlError, ValueRef};
 use steadfast_core::step::Head;
-use steadfast_core::task::{Attempt, Backoff, Cause, OnParentFailure, Payload, State, Task};
+use steadfast_core::storage::{Lapsed, Worker};
+use steadfast_core::task::{
+    Attempt, Backoff, Cause, LogEntry, OnParentFailure, Payload, Progress, State, Stream, Task,
+};
 use steadfast_core::{Key, Kind, Queue, Slot, TaskId, Timestamp, WorkerId};
 
 /// A task as the guards of steps need to know it.
@@ -15,13 +18,15 @@ pub(crate) struct Found {
     pub(crate) head: Head,
     pub(crate) mark: u64,
     pub(crate) lease_expires_at: Option<i64>,
+    pub(crate) deadline_at: Option<i64>,
     pub(crate) slot: Option<Arc<str>>,
+    pub(crate) slot_waiting: bool,
     pub(crate) has_children: bool,
 }
 
 /// The columns that [`found`] reads.
 pub(crate) const FOUND: &str = "
-    task.seq, state, rev, fence, cancel IS NOT NULL, mark, lease_expires_at, slot,
+    task.seq, state, rev, fence, cancel IS NOT NULL, mark, lease_expires_at, deadline_at, slot, slot_waiting,
     EXISTS (SELECT 1 FROM edge WHERE parent = task.seq)";
 
 pub(crate) fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
@@ -30,8 +35,10 @@ pub(crate) fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
         head: head(row, 1)?,
         mark: unsigned(row, 5)?,
         lease_expires_at: row.get(6)?,
-        slot: optional(row, 7, text)?,
-        has_children: row.get(8)?,
+        deadline_at: row.get(7)?,
+        slot: optional(row, 8, text)?,
+        slot_waiting: row.get(9)?,
+        has_children: row.get(10)?,
     })
 }
 
@@ -47,11 +54,16 @@ pub(crate) fn head(row: &Row<'_>, column: usize) -> rusqlite::Result<Head> {
     })
 }
 
-/// The columns that [`task`] reads, of the tables `task` and `request`.
+/// The columns that [`task`] reads, of the tables that [`TASK_FROM`] joins.
 pub(crate) const TASK: &str = "
-    id, kind, queue, state, cause, error, rev, attempt, attempts_max, rescues, rescues_max, fence, slot, key, priority,
-    payload, output, submitted_at, due_at, claimed_at, entered_at, finished_at, lease_expires_at, worker,
-    timeout, backoff_min, backoff_max, cancel, parents_pending, digest, mark";
+    id, kind, queue, state, cause, error, rev, attempt, attempts_max, rescues, rescues_max, task.fence, slot, key,
+    priority, payload, output, submitted_at, due_at, claimed_at, entered_at, finished_at, lease_expires_at, worker,
+    timeout, backoff_min, backoff_max, cancel, parents_pending, digest, mark, slot_waiting, deadline_at,
+    reported_at, percent, message";
+
+/// Tasks with what the handler of their last attempt last said.
+pub(crate) const TASK_FROM: &str = "
+    task JOIN request USING (seq) LEFT JOIN report ON report.task = task.seq AND report.fence = task.fence";
 
 pub(crate) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
     Ok(Task {
@@ -68,18 +80,18 @@ pub(crate) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
         rescues_max: row.get(10)?,
         fence: unsigned(row, 11)?,
         slot: optional(row, 12, text)?.map(Slot::trusted),
-        slot_waiting: false,
+        slot_waiting: row.get(31)?,
         key: optional(row, 13, text)?.map(Key::trusted),
         priority: row.get(14)?,
         payload: bytes(row, 15)?,
         output: optional(row, 16, bytes)?,
         submitted_at: time(row, 17)?,
         due_at: time(row, 18)?,
-        deadline_at: None,
+        deadline_at: optional(row, 32, time)?,
         claimed_at: optional(row, 19, time)?,
         entered_at: optional(row, 20, time)?,
-        progress: None,
-        reported_at: None,
+        progress: progress(row)?,
+        reported_at: optional(row, 33, time)?,
         finished_at: optional(row, 21, time)?,
         lease_expires_at: optional(row, 22, time)?,
         worker: optional(row, 23, text)?.map(WorkerId::trusted),
@@ -90,6 +102,11 @@ pub(crate) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
         digest: unsigned(row, 29)?,
         mark: unsigned(row, 30)?,
     })
+}
+
+fn progress(row: &Row<'_>) -> rusqlite::Result<Option<Progress>> {
+    let Some(percent) = row.get(34)? else { return Ok(None) };
+    Ok(Some(Progress { percent, message: row.get(35)? }))
 }
 
 /// The columns that [`attempt`] reads.
@@ -106,6 +123,62 @@ pub(crate) fn attempt(row: &Row<'_>) -> rusqlite::Result<Attempt> {
         cause: cause(row, 6)?,
         error: row.get(7)?,
     })
+}
+
+/// The columns that [`log_entry`] reads.
+pub(crate) const LOG_ENTRY: &str = "fence, number, at, stream, text";
+
+pub(crate) fn log_entry(row: &Row<'_>) -> rusqlite::Result<LogEntry> {
+    Ok(LogEntry {
+        fence: unsigned(row, 0)?,
+        number: row.get(1)?,
+        at: time(row, 2)?,
+        stream: word(row, 3, Stream::from_word)?,
+        text: row.get(4)?,
+    })
+}
+
+/// The columns that [`lapsed`] reads.
+pub(crate) const LAPSED: &str =
+    "id, fence, worker, entered_at IS NOT NULL, rescues, rescues_max, cancel, lease_expires_at";
+
+pub(crate) fn lapsed(row: &Row<'_>, as_of: Timestamp) -> rusqlite::Result<Lapsed> {
+    Ok(Lapsed {
+        task: TaskId::trusted(text(row, 0)?),
+        fence: unsigned(row, 1)?,
+        worker: WorkerId::trusted(text(row, 2)?),
+        entered: row.get(3)?,
+        rescues: row.get(4)?,
+        rescues_max: row.get(5)?,
+        cancel: row.get(6)?,
+        since: as_of.since(time(row, 7)?),
+    })
+}
+
+/// The columns that [`worker`] reads.
+pub(crate) const WORKER: &str = "id, queues, kinds, concurrency, running, gone, started_at, seen_at";
+
+pub(crate) fn worker(row: &Row<'_>) -> rusqlite::Result<Worker> {
+    Ok(Worker {
+        id: WorkerId::trusted(text(row, 0)?),
+        queues: names(row, 1, Queue::trusted)?,
+        kinds: names(row, 2, Kind::trusted)?,
+        concurrency: row.get(3)?,
+        running: row.get(4)?,
+        gone: row.get(5)?,
+        started_at: time(row, 6)?,
+        seen_at: time(row, 7)?,
+    })
+}
+
+/// Names that are kept in one text, parted by blanks.
+pub(crate) fn joined<T: AsRef<str>>(names: &[T]) -> String {
+    names.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" ")
+}
+
+fn names<T>(row: &Row<'_>, column: usize, read: impl Fn(Arc<str>) -> T) -> rusqlite::Result<Vec<T>> {
+    let text = row.get_ref(column)?.as_str().map_err(|error| misfit(row, column, error))?;
+    Ok(text.split_ascii_whitespace().map(|name| read(name.into())).collect())
 }
 
 /// What the statement's only row is read as, or `None` where it has none.

@@ -34,13 +34,15 @@ impl<'c> Transitions<'c> {
                      cause = coalesce(?4, cause), error = iif(?4 IS NULL, error, ?5), output = coalesce(?6, output),
                      entered_at = coalesce(entered_at, ?7), finished_at = ?8, cancel = coalesce(?9, cancel),
                      due_at = coalesce(?10, due_at), attempt = attempt - ?11, rescues = rescues + ?12,
+                     slot_waiting = iif(?8 IS NULL, slot_waiting, 0),
                      lease_expires_at = iif(?2 = 3, lease_expires_at, NULL)
                  WHERE seq = ?1",
             )?,
             end: conn.prepare(
                 "UPDATE task SET state = ?2, rev = rev + 1, mark = ?3,
                      cause = ?4, error = ?5, output = coalesce(?6, output),
-                     entered_at = coalesce(entered_at, ?7), finished_at = ?8, lease_expires_at = NULL
+                     entered_at = coalesce(entered_at, ?7), finished_at = ?8, lease_expires_at = NULL,
+                     slot_waiting = 0
                  WHERE seq = ?1",
             )?,
             keep_attempt: conn.prepare(
@@ -76,7 +78,10 @@ impl<'c> Transitions<'c> {
         }
         if head.state.is_terminal() {
             if let Some(slot) = &found.slot {
-                self.releases.leave_slot(slot, found.seq)?;
+                self.releases.leave_slot(tx, slot, found.seq, found.slot_waiting)?;
+            }
+            if let Some(at) = found.deadline_at {
+                self.releases.drop_deadline(at, found.seq)?;
             }
             if found.has_children {
                 let ended = Ended { seq: found.seq, id: transition.task.clone(), state: head.state };
@@ -174,4 +179,5 @@ fn holds(guard: &Guard, found: &Found, tx: &Tx) -> bool {
         && guard.fence.is_none_or(|fence| head.fence == fence)
         && !(guard.unless_cancel_requested && head.cancel_requested)
         && (!guard.lease_lapsed || found.lease_expires_at.is_some_and(|at| at <= tx.now.as_micros()))
+        && (!guard.overdue || found.deadline_at.is_some_and(|at| at <= tx.now.as_micros()))
 }

@@ -4,6 +4,8 @@
 //! (Several calls could share a commit. That they don't is deliberate: whoever wants many writes in one commit puts
 //! them into one call, as the core's committer does, where the simulator explores it.)
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
@@ -43,6 +45,14 @@ pub(crate) struct Tx {
     pub(crate) hint: Hint,
     /// Whether an attempt has ended, which may let another begin that a queue's limit kept waiting.
     pub(crate) made_room: bool,
+    /// Slots that may have lost their holder.
+    pub(crate) freed: BTreeSet<Arc<str>>,
+}
+
+impl Tx {
+    pub(crate) fn at(now: Timestamp) -> Self {
+        Self { now, hint: Hint::default(), made_room: false, freed: BTreeSet::new() }
+    }
 }
 
 /// Serves calls until every handle is gone.
@@ -112,9 +122,9 @@ impl<'c> Writer<'c> {
             conn,
             begin: conn.prepare("BEGIN IMMEDIATE")?,
             commit: conn.prepare("COMMIT")?,
-            mark: conn.prepare("SELECT clock FROM meta WHERE one = 1")?,
-            set_mark: conn.prepare("UPDATE meta SET clock = ?1 WHERE one = 1")?,
-            has_limits: conn.prepare("SELECT EXISTS (SELECT 1 FROM queue)")?,
+            mark: conn.prepare("SELECT high_water FROM meta WHERE one = 1")?,
+            set_mark: conn.prepare("UPDATE meta SET high_water = ?1 WHERE one = 1")?,
+            has_limits: conn.prepare("SELECT EXISTS (SELECT 1 FROM queue WHERE concurrency IS NOT NULL)")?,
             data_version: conn.prepare("PRAGMA data_version")?,
             data_version_seen,
             claims: Claims::new(conn)?,
@@ -132,9 +142,8 @@ impl<'c> Writer<'c> {
                 let _ = answer.send(claimed);
             }
             WriteCall::Apply(batches, answer) => {
-                let outcomes = self.transact("apply steps to", |writer, tx| {
-                    batches.iter().map(|batch| writer.steps.apply(tx, batch)).collect()
-                });
+                let outcomes =
+                    self.transact("apply steps to", |writer, tx| writer.steps.apply_all(tx, &batches));
                 let _ = answer.send(outcomes);
             }
             WriteCall::Read(call) => self.reader.serve(call),
@@ -171,7 +180,7 @@ impl<'c> Writer<'c> {
         work: impl FnOnce(&mut Self, &mut Tx) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<(T, Hint)> {
         let mark = Timestamp::from_micros(self.mark.query_one([], |row| row.get(0))?);
-        let mut tx = Tx { now: self.common.clock.now(mark), hint: Hint::default(), made_room: false };
+        let mut tx = Tx::at(self.common.clock.now(mark));
         let changes = self.conn.total_changes();
         let value = work(self, &mut tx)?;
         let writes = self.conn.total_changes() != changes;

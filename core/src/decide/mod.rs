@@ -3,8 +3,10 @@
 //! [`next`] is the state machine; the functions below compose the transitions that the engine sends, and each is
 //! held against it by a test.
 
+mod again;
 mod retry;
 
+pub use again::{first_retry, hasten, retry_of};
 pub use retry::retry_delay;
 
 use std::time::Duration;
@@ -181,21 +183,30 @@ pub fn conclude(
         (None, None) => unreachable!("an attempt ends by its own word or by an order to stop"),
         (_, Some(StopReason::LeaseLost)) => return None,
         (_, Some(StopReason::Cancelled(reason))) => Verdict::Cancel { reason: reason.clone() },
-        (_, Some(StopReason::Timeout(after))) => Verdict::Retry {
-            cause: Cause::Timeout,
-            error: format!("the attempt took longer than its timeout of {after:?}"),
-            after: None,
-        },
         (
-            Some(verdict @ (Verdict::Fail { .. } | Verdict::Cancel { .. } | Verdict::Snooze { .. })),
-            Some(StopReason::Drained),
-        ) => verdict,
+            Some(verdict @ (Verdict::Fail { .. } | Verdict::Cancel { .. })),
+            Some(StopReason::Timeout(_) | StopReason::Deadline | StopReason::Drained),
+        )
+        | (Some(verdict @ Verdict::Snooze { .. }), Some(StopReason::Drained)) => verdict,
+        (Some(Verdict::Retry { .. } | Verdict::Snooze { .. }) | None, Some(StopReason::Timeout(after))) => {
+            Verdict::Retry {
+                cause: Cause::Timeout,
+                error: format!("the attempt took longer than its timeout of {after:?}"),
+                after: None,
+            }
+        }
+        (Some(Verdict::Retry { .. } | Verdict::Snooze { .. }) | None, Some(StopReason::Deadline)) => {
+            Verdict::Fail { cause: Cause::Deadline, error: OVERDUE.into() }
+        }
         (Some(Verdict::Retry { .. }) | None, Some(StopReason::Drained)) => {
             return Some(give_back(lease, entered));
         }
     };
     Some(settle(lease, verdict, entered))
 }
+
+/// What an overdue task's error says.
+const OVERDUE: &str = "its deadline passed before it had ended";
 
 /// An attempt given back by a worker that drains: ready at once.
 pub fn give_back(lease: &Lease, entered: Option<Duration>) -> Transition {
@@ -242,14 +253,19 @@ pub enum AfterRefusal {
     Instead(Transition),
 }
 
-/// Judges the state in which a refused settling found the task.
-pub fn after_refusal(lease: &Lease, found: Head) -> AfterRefusal {
+/// Judges the state in which the settling of an attempt with this change, which was refused, found the task.
+pub fn after_refusal(lease: &Lease, refused: &Change, found: Head) -> AfterRefusal {
     if found.state != State::Running || found.fence != lease.fence || !found.cancel_requested {
         return AfterRefusal::LeaseLost;
     }
+    let why = "cancelled before another attempt";
     let change = Change {
         cause: Some(Cause::Cancelled),
-        error: Some("cancelled before another attempt".into()),
+        error: Some(match &refused.error {
+            Some(error) => format!("{why}; the last one: {error}"),
+            None => why.into(),
+        }),
+        entered: refused.entered,
         ..Change::to(State::Cancelled)
     };
     AfterRefusal::Instead(attempt_transition(lease, change))
@@ -309,11 +325,8 @@ pub fn replace(holder: &TaskId, newcomer: &TaskId) -> Transition {
 
 /// Ends an unfinished task whose deadline has passed, whatever it is doing.
 pub fn expire(task: &TaskId) -> Transition {
-    let change = Change {
-        cause: Some(Cause::Deadline),
-        error: Some("its deadline passed before it had ended".into()),
-        ..Change::to(State::Failed)
-    };
+    let change =
+        Change { cause: Some(Cause::Deadline), error: Some(OVERDUE.into()), ..Change::to(State::Failed) };
     let guard = Guard {
         from: States::UNFINISHED,
         fence: None,

@@ -89,15 +89,24 @@ fn a_mark_does_not_depend_on_when_it_is_sent() {
 #[test]
 fn a_cancel_between_an_attempt_and_its_retry_ends_the_task() {
     let found = Head { state: State::Running, rev: 3, fence: 7, cancel_requested: true };
-    let AfterRefusal::Instead(transition) = after_refusal(&lease(1, 3), found) else { panic!("lease lost") };
+    let entered = Some(Duration::from_millis(5));
+    let refused = settle(&lease(1, 3), failed(), entered).change;
+    let AfterRefusal::Instead(transition) = after_refusal(&lease(1, 3), &refused, found) else {
+        panic!("lease lost")
+    };
     assert_eq!(transition.change.to, State::Cancelled);
+    assert_eq!(transition.change.entered, entered);
+    assert_eq!(
+        transition.change.error.as_deref(),
+        Some("cancelled before another attempt; the last one: no")
+    );
     for lost in [
         Head { fence: 8, ..found },
         Head { state: State::Ready, ..found },
         Head { state: State::Cancelled, ..found },
         Head { cancel_requested: false, ..found },
     ] {
-        assert_eq!(after_refusal(&lease(1, 3), lost), AfterRefusal::LeaseLost);
+        assert_eq!(after_refusal(&lease(1, 3), &refused, lost), AfterRefusal::LeaseLost);
     }
 }
 
@@ -157,6 +166,7 @@ fn finished_work_counts_and_a_stopped_attempt_is_recorded_by_the_reason() {
     let stops = [
         (StopReason::Cancelled("enough".into()), Some((State::Cancelled, Cause::Cancelled))),
         (StopReason::Timeout(Duration::from_secs(60)), Some((State::Scheduled, Cause::Timeout))),
+        (StopReason::Deadline, Some((State::Failed, Cause::Deadline))),
         (StopReason::Drained, Some((State::Ready, Cause::Drained))),
         (StopReason::LeaseLost, None),
     ];
@@ -169,4 +179,28 @@ fn finished_work_counts_and_a_stopped_attempt_is_recorded_by_the_reason() {
         assert_eq!(of(None), expected, "{stop}");
         assert_eq!(of(Some(failed())), expected, "{stop}");
     }
+}
+
+#[test]
+fn what_a_handler_says_for_good_after_it_was_told_to_stop_counts() {
+    let said = |verdict: &Verdict, stop: &StopReason| {
+        conclude(&lease(1, 3), Some(verdict.clone()), Some(stop), None)
+            .map(|t| (t.change.to, t.change.cause.expect("has a cause"), t.change.error))
+    };
+    let fail = Verdict::fail("it can't be done");
+    let cancel = Verdict::Cancel { reason: "not wanted".into() };
+    for stop in [StopReason::Timeout(Duration::from_secs(60)), StopReason::Deadline, StopReason::Drained] {
+        let failed = Some((State::Failed, Cause::Error, Some("it can't be done".into())));
+        assert_eq!(said(&fail, &stop), failed, "{stop}");
+        let cancelled = Some((State::Cancelled, Cause::Cancelled, Some("not wanted".into())));
+        assert_eq!(said(&cancel, &stop), cancelled, "{stop}");
+    }
+}
+
+#[test]
+fn a_task_is_hastened_from_where_it_was_seen_to_wait() {
+    let hastened = hasten(&TaskId::trusted("t"), 3);
+    assert_eq!(next(State::Scheduled, Command::Promote), Some(hastened.change.to));
+    assert!(State::ALL.into_iter().all(|s| hastened.guard.from.contains(s) == (s == State::Scheduled)));
+    assert_ne!(hastened.mark, hasten(&TaskId::trusted("t"), 4).mark, "after another attempt it is another");
 }

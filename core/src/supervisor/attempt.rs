@@ -11,27 +11,43 @@ use crate::decide::{self, AfterRefusal};
 use crate::engine::Engine;
 use crate::handler::{Context, Handler, StopReason, Verdict};
 use crate::registry::Registered;
-use crate::step::{Outcome, Refusal, Transition};
+use crate::report::{Desk, Now, Reporter};
+use crate::step::{Change, Outcome, Refusal, Transition};
 use crate::storage::{Error, ErrorKind, Lease, Storage};
-use crate::task::Cause;
+use crate::task::{Cause, State};
 use crate::time::{Clock, Moment};
 
 /// The wait before a settling is repeated; it doubles up to `SETTLE_RETRY_MAX`.
 const SETTLE_RETRY_MIN: Duration = Duration::from_millis(50);
 /// The longest wait before a settling is repeated.
 const SETTLE_RETRY_MAX: Duration = Duration::from_secs(2);
+/// How long the last report may hold up the settling: an outcome is worth more than a log.
+const LAST_REPORT_MAX: Duration = Duration::from_secs(5);
 
 /// What the supervisor and the attempt's future share.
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) lease: Arc<Lease>,
     pub(super) registered: Registered,
+    /// When the task's deadline passes.
+    pub(super) deadline: Option<Moment>,
     entered: OnceLock<Moment>,
 }
 
 impl Attempt {
-    pub(super) fn new(lease: Lease, registered: Registered) -> Self {
-        Self { lease: Arc::new(lease), registered, entered: OnceLock::new() }
+    /// The deadline counts from the moment when the claim was sent: by our own clock it is never late.
+    pub(super) fn new(lease: Lease, registered: Registered, claim_sent: Moment) -> Self {
+        let deadline = lease.deadline.map(|left| claim_sent + left);
+        Self { lease: Arc::new(lease), registered, deadline, entered: OnceLock::new() }
+    }
+
+    /// How long the handler may take from now, and why it must stop then.
+    fn time_left(&self, now: Moment) -> (Duration, StopReason) {
+        let timeout = self.lease.timeout;
+        match self.deadline.map(|deadline| deadline.since(now)) {
+            Some(left) if left < timeout => (left, StopReason::Deadline),
+            Some(_) | None => (timeout, StopReason::Timeout(timeout)),
+        }
     }
 
     /// How long ago the handler was entered, if it was.
@@ -46,19 +62,68 @@ pub(super) async fn run<S: Storage, C: Clock>(
     attempt: &Attempt,
     handler: Option<Arc<dyn Handler>>,
     grace: Duration,
+    now: Now,
 ) {
     let lease = &attempt.lease;
     let (said, stop) = match handler {
-        // Drained between claim and start: given back without being entered.
+        // Drained or overdue between claim and start: ended without being entered.
         _ if attempt.registered.orders().stop.is_some() => (None, attempt.registered.orders().stop),
-        Some(handler) => execute(engine.clock(), attempt, handler, grace).await,
+        Some(handler) => report(engine, attempt, handler, grace, now).await,
         None => (Some(Verdict::fail(format!("no handler for kind {}", lease.kind))), None),
     };
     let entered = attempt.entered_ago(engine.clock().now());
-    if let Some(transition) = decide::conclude(lease, said, stop.as_ref(), entered) {
+    if let Some(transition) = decide::conclude(lease, said.map(storable), stop.as_ref(), entered) {
         record(engine, attempt, transition).await;
     } else {
         tracing::warn!(task = %lease.task, fence = lease.fence, "attempt abandoned: its lease was lost");
+    }
+}
+
+/// Runs the handler and sends what it reports, to the last, beside it.
+async fn report<S: Storage, C: Clock>(
+    engine: &Engine<S, C>,
+    attempt: &Attempt,
+    handler: Arc<dyn Handler>,
+    grace: Duration,
+    now: Now,
+) -> (Option<Verdict>, Option<StopReason>) {
+    let Attempt { lease, registered, .. } = attempt;
+    let desk = Arc::new(Desk::attended(now, lease.fence == 1));
+    // Whoever waits for an answer must not wait for ever, however this ends.
+    let _closes = Closes(&desk);
+    let context = Context::attended(lease.clone(), registered.subscribe(), desk.clone());
+    let reporter = Reporter { engine, lease, registered, desk: &desk };
+    let mut reports = pin!(reporter.run().fuse());
+    let (said, stop) = {
+        let mut call = pin!(execute(engine.clock(), attempt, handler, context, grace).fuse());
+        loop {
+            select_biased! {
+                ended = call => break ended,
+                () = reports => {}
+            }
+        }
+    };
+    if stop == Some(StopReason::LeaseLost) {
+        return (said, stop);
+    }
+    desk.end();
+    let mut patience = pin!(engine.clock().sleep(LAST_REPORT_MAX).fuse());
+    select_biased! {
+        () = reports => {}
+        () = patience => {
+            tracing::warn!(task = %lease.task, fence = lease.fence, "the last report could not be stored in time and is dropped");
+        }
+    }
+    // The report may have told that the lease was lost.
+    (said, registered.orders().stop.filter(|now| stop.is_some() || *now == StopReason::LeaseLost))
+}
+
+/// Closes a desk when the attempt is over, or dropped.
+struct Closes<'a>(&'a Desk);
+
+impl Drop for Closes<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -67,10 +132,10 @@ async fn execute<C: Clock>(
     clock: &C,
     attempt: &Attempt,
     handler: Arc<dyn Handler>,
+    context: Context,
     grace: Duration,
 ) -> (Option<Verdict>, Option<StopReason>) {
     let lease = &attempt.lease;
-    let context = Context::new(lease.clone(), attempt.registered.subscribe());
     attempt.entered.get_or_init(|| clock.now());
     tracing::debug!(task = %lease.task, kind = %lease.kind, attempt = lease.attempt, fence = lease.fence, "handler entered");
     let stopped = context.clone();
@@ -78,12 +143,14 @@ async fn execute<C: Clock>(
     let mut call =
         pin!(AssertUnwindSafe(call).catch_unwind().map(|result| result.unwrap_or_else(panicked)).fuse());
     let mut stopped = pin!(stopped.stopped().fuse());
-    let mut timeout = pin!(clock.sleep(lease.timeout).fuse());
+    let (left, late) = attempt.time_left(clock.now());
+    let mut late = Some(late);
+    let mut time_out = pin!(clock.sleep(left).fuse());
     let reason = select_biased! {
         // It may have been told to stop, and have been quicker than we are to hear it.
         verdict = call => return (Some(verdict), attempt.registered.orders().stop),
         reason = stopped => reason,
-        () = timeout => StopReason::Timeout(lease.timeout),
+        () = time_out => late.take().expect("it is late once"),
     };
     attempt.registered.stop(reason.clone());
     tracing::info!(task = %lease.task, fence = lease.fence, %reason, "attempt told to stop");
@@ -105,19 +172,29 @@ fn panicked(payload: Box<dyn std::any::Any + Send>) -> Verdict {
     Verdict::Retry { cause: Cause::Panic, error: text, after: None }
 }
 
+/// A verdict whose text every store takes: what a handler says must not be lost for a NUL in it.
+fn storable(verdict: Verdict) -> Verdict {
+    let text = |text: String| if text.contains('\0') { decide::printable(&text) } else { text };
+    match verdict {
+        Verdict::Retry { cause, error, after } => Verdict::Retry { cause, error: text(error), after },
+        Verdict::Fail { cause, error } => Verdict::Fail { cause, error: text(error) },
+        Verdict::Cancel { reason } => Verdict::Cancel { reason: text(reason) },
+        Verdict::Done(_) | Verdict::Snooze { .. } => verdict,
+    }
+}
+
 /// Commits the outcome, again and again while the lease lasts. An outcome that can't be stored is replaced by one that
 /// says so: a task must not stay running because its ending could not be written.
 async fn record<S: Storage, C: Clock>(engine: &Engine<S, C>, attempt: &Attempt, mut transition: Transition) {
     let lease = &attempt.lease;
     let mut delay = SETTLE_RETRY_MIN;
     loop {
-        let to = transition.change.to;
         match engine.settle(transition.clone()).await {
             Ok(Outcome::Applied(_) | Outcome::Already(_)) => {
-                tracing::debug!(task = %lease.task, fence = lease.fence, became = %to, "attempt settled");
+                log_settled(lease, &transition.change);
                 return;
             }
-            Ok(Outcome::Refused(refused)) => match after(lease, &refused.why) {
+            Ok(Outcome::Refused(refused)) => match after(lease, &transition, &refused.why) {
                 AfterRefusal::Instead(instead) => transition = instead,
                 AfterRefusal::LeaseLost => {
                     tracing::warn!(task = %lease.task, fence = lease.fence, why = ?refused.why, "settling refused: the lease was lost");
@@ -143,9 +220,30 @@ async fn record<S: Storage, C: Clock>(engine: &Engine<S, C>, attempt: &Attempt, 
     }
 }
 
-fn after(lease: &Lease, why: &Refusal) -> AfterRefusal {
+/// The longest part of an error that is logged, in characters; the task has all of it.
+const LOGGED_CHARS_MAX: usize = 300;
+
+/// What failed for good is worth a warning, what will be tried again a note.
+fn log_settled(lease: &Lease, change: &Change) {
+    let Lease { task, fence, attempt, .. } = lease;
+    let (became, cause) = (change.to, change.cause.map_or("", Cause::as_str));
+    let error: String = change.error.iter().flat_map(|error| error.chars()).take(LOGGED_CHARS_MAX).collect();
+    match became {
+        State::Failed => {
+            tracing::warn!(%task, fence, attempt, %became, cause, error, "attempt settled");
+        }
+        State::Blocked | State::Scheduled | State::Ready | State::Running => {
+            tracing::info!(%task, fence, attempt, %became, cause, error, "attempt settled");
+        }
+        State::Succeeded | State::Cancelled => {
+            tracing::debug!(%task, fence, attempt, %became, cause, error, "attempt settled");
+        }
+    }
+}
+
+fn after(lease: &Lease, refused: &Transition, why: &Refusal) -> AfterRefusal {
     match why {
-        Refusal::Stale(head) => decide::after_refusal(lease, *head),
+        Refusal::Stale(head) => decide::after_refusal(lease, &refused.change, *head),
         Refusal::NotFound => AfterRefusal::LeaseLost,
         Refusal::IdTaken(_)
         | Refusal::KeyTaken(..)
@@ -207,10 +305,11 @@ mod tests {
         };
         let orders = Orders { stop: None, lease_until: Moment::from_origin(Duration::from_secs(30)) };
         let registered = Registry::new().register(lease.task.clone(), 1, orders);
-        let attempt = Attempt::new(lease, registered);
+        let context = Context::new(Arc::new(lease.clone()), registered.subscribe());
+        let attempt = Attempt::new(lease, registered, Moment::from_origin(Duration::ZERO));
         let handler: Arc<dyn Handler> =
             Arc::new(|context: Context| async move { Verdict::error(context.stopped().await) });
-        let mut run = pin!(execute(&Still, &attempt, handler, Duration::from_secs(10)));
+        let mut run = pin!(execute(&Still, &attempt, handler, context, Duration::from_secs(10)));
         let mut context = std::task::Context::from_waker(Waker::noop());
         assert!(run.as_mut().poll(&mut context).is_pending());
         attempt.registered.stop(StopReason::Drained);

@@ -47,7 +47,7 @@ fn handlers(name: &str, handler: impl Handler) -> Handlers {
 async fn a_task_runs_to_its_end() {
     let host = host().await;
     let greet = |task: Context| async move { Verdict::done([b"hello, ", task.payload()].concat()) };
-    let worker = host.work(handlers("greet", greet), host.worker_config());
+    let worker = host.work(handlers("greet", greet), host.worker_config()).unwrap();
     let id = submit(&host, NewTask::new(task_id(), kind("greet"), *b"world")).await;
     let task = ended(&host, &id).await;
     assert_eq!((task.state, task.output.as_deref()), (State::Succeeded, Some(&b"hello, world"[..])));
@@ -62,7 +62,7 @@ async fn a_panic_fails_the_attempt_and_nothing_else() {
         assert_eq!(task.payload(), b"good", "as the test wants it");
         Verdict::done([])
     };
-    let _worker = host.work(handlers("touchy", handler), host.worker_config());
+    let _worker = host.work(handlers("touchy", handler), host.worker_config()).unwrap();
     let bad = submit(&host, once("touchy", b"bad")).await;
     let good = submit(&host, once("touchy", b"good")).await;
     let task = ended(&host, &bad).await;
@@ -90,7 +90,9 @@ async fn leases_are_renewed_while_a_handler_blocks_its_thread() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut config = host.worker_config();
         config.lease = Duration::from_millis(600);
-        std::thread::spawn(move || runtime.block_on(async { host.work(handlers, config).ended().await }))
+        std::thread::spawn(move || {
+            runtime.block_on(async { host.work(handlers, config).unwrap().ended().await })
+        })
     };
     let id = submit(&host, once("blocks", b"")).await;
     tokio::task::spawn_blocking(move || has_entered.recv().unwrap()).await.unwrap();
@@ -126,7 +128,7 @@ async fn draining_gives_attempts_back_and_aborts_what_does_not_stop() {
     };
     let mut config = host.worker_config();
     config.grace = Duration::from_millis(50);
-    let worker = host.work(handlers("stubborn", stubborn), config);
+    let worker = host.work(handlers("stubborn", stubborn), config).unwrap();
     let id = submit(&host, once("stubborn", b"")).await;
     has_entered.recv().await.unwrap();
     worker.drain().await.unwrap();
@@ -147,7 +149,7 @@ async fn a_cancel_reaches_the_handler() {
             Verdict::Cancel { reason: task.stopped().await.to_string() }
         }
     };
-    let _worker = host.work(handlers("waits", waits), host.worker_config());
+    let _worker = host.work(handlers("waits", waits), host.worker_config()).unwrap();
     let id = submit(&host, once("waits", b"")).await;
     has_entered.recv().await.unwrap();
     assert_eq!(host.engine().cancel(&id, "enough").await.unwrap(), Cancelled::Requested);

@@ -56,7 +56,7 @@ impl From<Error> for Problem {
 pub(super) async fn no_such_path(uri: Uri) -> Problem {
     let path = uri.path();
     Problem::new(404, "no_such_path", "no such path", format!("there is nothing at {path}"))
-        .help("the API is at /v1/tasks, the health check at /healthz")
+        .help("the API is at /v1/tasks, the health check at /healthz, the metrics at /metrics")
 }
 
 pub(super) async fn no_such_method(method: Method, uri: Uri) -> Problem {

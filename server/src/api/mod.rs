@@ -5,39 +5,43 @@
 
 mod answer;
 mod door;
+mod events;
+mod health;
+mod houses;
+mod kinds;
+mod parse;
 mod submit;
 mod tasks;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Router, http};
-use steadfast::{AnyStorage, Engine, Kind, StoreId, TokioClock};
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::service::Service;
+use kinds::Kinds;
 
-pub(crate) use submit::refused;
-pub(crate) use tasks::{cancel_answer, limit, no_task, state};
+pub(crate) use parse::{limit, state};
+pub(crate) use tasks::place;
 
 pub use submit::BULK_TASKS_MAX;
-pub use tasks::{LIST_MAX, WAIT_MAX};
+pub use tasks::WAIT_MAX;
 
 /// The largest body of a bulk submit, in bytes; a single task may be larger where payloads may.
-const BULK_BYTES_MAX: usize = 16 << 20;
+pub const BULK_BYTES_MAX: usize = 16 << 20;
 /// What a body may have beside the payload.
 const ENVELOPE_BYTES_MAX: usize = 64 << 10;
 
 /// What the API is given.
 #[derive(Debug)]
 pub struct Settings {
-    /// The engine on the store.
-    pub engine: Engine<AnyStorage, TokioClock>,
-    /// The store's identity.
-    pub store: StoreId,
+    /// The store, and what can be asked of it.
+    pub service: Service,
     /// The operator's configuration: which kinds there are, and their defaults.
     pub config: Config,
     /// Whether a task whose kind nobody here knows is accepted.
@@ -46,6 +50,10 @@ pub struct Settings {
     pub tokens: Vec<String>,
     /// Becomes true when the server is about to end: long polls are answered then.
     pub ending: watch::Receiver<bool>,
+    /// Becomes false when the worker that belongs to this server has ended; none where there is no such worker.
+    pub worker_lives: Option<watch::Receiver<bool>>,
+    /// What was measured in this process.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The API's state, shared by its handlers.
@@ -55,21 +63,46 @@ struct Api(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
-    kinds: BTreeSet<Kind>,
+    kinds: Kinds,
+}
+
+impl Api {
+    /// Waits until the server is about to end. Cancellation safe.
+    async fn ending(&self) {
+        // An error says that whoever would tell is gone, which is the end, too.
+        let _ = self.0.settings.ending.clone().wait_for(|ending| *ending).await;
+    }
 }
 
 /// The API as a service.
 pub fn router(settings: Settings) -> Router {
     let body_max = BULK_BYTES_MAX.max(settings.config.server.payload_bytes_max + ENVELOPE_BYTES_MAX);
-    let store = http::HeaderValue::from_str(settings.store.as_str()).expect("a store id has plain letters");
-    let kinds = settings.config.kinds();
+    let store =
+        http::HeaderValue::from_str(settings.service.store.as_str()).expect("a store id has plain letters");
+    let kinds = Kinds::new(settings.config.kinds());
     let api = Api(Arc::new(Inner { settings, kinds }));
     Router::new()
         .route("/v1/tasks", post(submit::submit).get(tasks::list))
         .route("/v1/tasks/{id}", get(tasks::one))
+        .route("/v1/tasks/{id}/events", get(events::events))
+        .route("/v1/tasks/{id}/diagnosis", get(tasks::diagnosis))
+        .route("/v1/tasks/{id}/log", get(tasks::log))
+        .route("/v1/tasks/{id}/attempts", get(tasks::attempts))
         .route("/v1/tasks/{id}/cancel", post(tasks::cancel))
+        .route("/v1/tasks/{id}/retry", post(tasks::retry))
+        .route("/v1/slots", get(houses::slots))
+        .route("/v1/slots/{slot}", get(houses::slot).delete(houses::free_slot))
+        .route("/v1/queues", get(houses::queues))
+        .route("/v1/queues/{queue}/pause", post(houses::pause))
+        .route("/v1/queues/{queue}/resume", post(houses::resume))
+        .route("/v1/queues/{queue}/limits", put(houses::limits))
+        .route("/v1/workers", get(houses::workers))
+        .route("/v1/stats", get(houses::stats))
+        .route("/v1/prune", post(houses::prune))
+        .route("/metrics", get(health::metrics))
         .layer(from_fn_with_state(api.clone(), door::show_a_token))
         .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(health::ready))
         .fallback(answer::no_such_path)
         .method_not_allowed_fallback(answer::no_such_method)
         .layer(DefaultBodyLimit::max(body_max))

@@ -23,7 +23,9 @@ pub(super) async fn idle(host: &Host<AnyStorage>, tasks: usize) -> Result<Vec<Du
         let _ = entered.send(Instant::now());
         async { Verdict::done(*b"null") }
     };
-    let worker = host.work(Handlers::new().with(kind(), handler), host.worker_config());
+    let worker = host
+        .work(Handlers::new().with(kind(), handler), host.worker_config())
+        .expect("the default makes sense");
     let mut samples = Vec::new();
     for _ in 0..tasks.min(SAMPLES_MAX) {
         rest(host).await;

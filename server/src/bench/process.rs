@@ -33,7 +33,7 @@ pub(super) async fn backlog(host: &Host<AnyStorage>, tasks: usize) -> Result<f64
     };
     let config = WorkerConfig { concurrency: CONCURRENCY, claim_max: CLAIM_MAX, ..host.worker_config() };
     let began = Instant::now();
-    let worker = host.work(Handlers::new().with(kind(), handler), config);
+    let worker = host.work(Handlers::new().with(kind(), handler), config).expect("it makes sense");
     let ran = tokio::time::timeout(PATIENCE, all_ran.notified()).await;
     // Returns when the last of them is settled.
     let drained = worker.drain().await;

@@ -10,11 +10,12 @@ use steadfast::core::storage::TaskFilter;
 use steadfast::core::supervisor::DrainHandle;
 use steadfast::exec::{Logged, Options, RUN_KIND, Recorded};
 use steadfast::{
-    Cause, Clock, Context, Handler, Handlers, Host, Kind, State, Task, TaskId, Verdict, WorkerConfig,
-    worker_id,
+    Cause, Clock, Context, Handler, Handlers, Kind, State, Task, TaskId, Verdict, WorkerConfig, worker_id,
 };
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+
+use crate::store::Host;
 
 /// How often to look.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -113,7 +114,9 @@ fn carry_on(
 ) -> (DrainHandle, impl Future<Output = TaskId> + Send + use<>) {
     let config = WorkerConfig { id: worker_id(), queues: vec![task.queue], concurrency: 1, ..worker.clone() };
     let handler = only(task.id.clone(), Recorded::new(options.clone(), Logged));
-    let mut worker = host.work(Handlers::new().with(run_kind(), handler), config);
+    let mut worker = host
+        .work(Handlers::new().with(run_kind(), handler), config)
+        .expect("a worker of this configuration was started before");
     let handle = worker.drain_handle();
     let (host, id) = (host.clone(), task.id);
     let end = async move {

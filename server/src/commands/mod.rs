@@ -1,9 +1,13 @@
 //! The commands: each takes what the command line said, does it, and says what came of it.
 
 mod bench;
+mod bulk;
+mod doctor;
+mod houses;
 mod run;
 mod serve;
 mod tasks;
+mod watch;
 mod worker;
 
 mod adopt;
@@ -58,8 +62,18 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::Submit(args) => tasks::submit(args, &target, out).await,
         Command::Status(args) => tasks::status(args, &target, out).await,
         Command::List(args) => tasks::list(args, &target, out).await,
+        Command::Watch(args) => watch::watch(args, &target, out).await,
         Command::Wait(args) => tasks::wait(args, &target, out).await,
+        Command::Logs(args) => watch::logs(args, &target, out).await,
+        Command::Diagnose(args) => tasks::diagnose(args, &target, out).await,
         Command::Cancel(args) => tasks::cancel(args, &target, out).await,
+        Command::Retry(args) => tasks::retry(args, &target, out).await,
+        Command::Slots(args) => houses::slots(args, &target, out).await,
+        Command::Queues => houses::queues(&target, out).await,
+        Command::Queue(args) => houses::queue(args, &target, out).await,
+        Command::Doctor => doctor::doctor(&target, out).await,
+        Command::Migrate => houses::migrate(target.store()?, out).await,
+        Command::Prune(args) => houses::prune(args, &target, out).await,
         Command::Bench(args) => bench::bench(&args, target.named_store()?, out).await,
     }
 }
@@ -149,6 +163,8 @@ struct Target {
     store: StoreUrl,
     /// The store was named in this very command line.
     store_is_explicit: bool,
+    /// The store was named anywhere.
+    store_is_named: bool,
     server: Option<String>,
     /// The server was named in this very command line.
     server_is_explicit: bool,
@@ -164,7 +180,8 @@ impl Target {
         };
         let (store_is_explicit, server_is_explicit) = (explicit("store"), explicit("server"));
         let both = cli.global.store.is_some() && cli.global.server.is_some();
-        if both && store_is_explicit == server_is_explicit {
+        let is_doctor = matches!(cli.command, Command::Doctor);
+        if both && store_is_explicit == server_is_explicit && !is_doctor {
             return Err(Failure::new(Exit::Usage, "both a store and a server are named: which is meant?")
                 .help("give one of --store and --server, or unset STEADFAST_STORE or STEADFAST_SERVER"));
         }
@@ -172,7 +189,9 @@ impl Target {
         Ok(Self {
             store: cli.global.store.clone().unwrap_or_else(default),
             store_is_explicit,
-            server: cli.global.server.clone().filter(|_| !store_is_explicit),
+            // The doctor compares both.
+            server: cli.global.server.clone().filter(|_| !store_is_explicit || is_doctor),
+            store_is_named: cli.global.store.is_some(),
             server_is_explicit,
             token: cli.global.token.clone(),
         })
@@ -196,7 +215,17 @@ impl Target {
     async fn backend(&self, missing: Missing) -> Result<Backend, Failure> {
         match &self.server {
             Some(server) => Client::new(server, self.token.clone()).map(Backend::Server),
-            None => open(&self.store, missing).await.map(|(host, store)| Backend::Store { host, store }),
+            None => self.backend_on_store(missing).await,
         }
+    }
+
+    /// Whether the doctor is to look at a store: one is named, or nothing else is.
+    fn looks_at_store(&self) -> bool {
+        self.store_is_named || self.server.is_none()
+    }
+
+    /// The store, whatever else is named.
+    async fn backend_on_store(&self, missing: Missing) -> Result<Backend, Failure> {
+        open(&self.store, missing).await.map(|(host, store)| Backend::on_store(host, store))
     }
 }

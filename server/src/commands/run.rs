@@ -12,18 +12,17 @@ use steadfast::core::engine::{Accepted, Cancelled, Submitted};
 use steadfast::core::task::OnConflict;
 use steadfast::exec::{Options, RUN_KIND, Recorded, RunCommand};
 use steadfast::subprocess::Exit as CommandExit;
-use steadfast::{
-    Cause, Handlers, Host, NewTask, Queue, State, StoreId, StoreUrl, Task, TaskId, WorkerPanicked,
-};
+use steadfast::{Cause, Handlers, NewTask, Queue, State, StoreId, StoreUrl, Task, TaskId, WorkerPanicked};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::adopt::{only, run_kind};
 use super::relay::{Relay, Written};
 use super::{Out, note};
-use crate::api;
 use crate::backend::{Missing, open};
 use crate::cli;
 use crate::failure::{Exit, Failure};
+use crate::service;
+use crate::store::Host;
 use crate::units::{duration_text, time_text};
 use crate::wire::TaskJson;
 
@@ -100,7 +99,7 @@ fn unasked(ended: Result<(), WorkerPanicked>) -> Failure {
 }
 
 fn no_task(id: &TaskId) -> Failure {
-    api::no_task(id).into()
+    service::no_task(id).into()
 }
 
 /// A queue for one task. Two ids that differ only beyond the length of a name share one, which harms neither.
@@ -116,7 +115,7 @@ async fn submit(host: &Host, task: NewTask) -> Result<Task, Failure> {
             let task = host.engine().task(&id).await?.ok_or_else(|| no_task(&id))?;
             if is_new { Ok(task) } else { resumable(task) }
         }
-        Submitted::Refused(refusal) => Err(api::refused(&id, &refusal).into()),
+        Submitted::Refused(refusal) => Err(service::refused(&id, &refusal).into()),
         Submitted::Invalid(wrong) => Err(Failure::new(Exit::Usage, wrong.to_string())),
     }
 }
@@ -155,7 +154,7 @@ impl Here {
     async fn run(self, mut signals: Signals, out: Out) -> Result<ExitCode, Failure> {
         let (relay, mut written) = Relay::start()
             .map_err(|error| Failure::new(Exit::RunFailed, format!("no thread for the output: {error}")))?;
-        let mut worker = self.work(&relay);
+        let mut worker = self.work(&relay)?;
         let interrupted = tokio::select! {
             interrupted = self.follow(&mut signals, &relay, &mut written) => interrupted,
             ended = worker.ended() => Err(unasked(ended)),
@@ -176,21 +175,23 @@ impl Here {
         drained.map_err(|panicked| unasked(Err(panicked)))?;
         let task = self.host.engine().task(&self.task.id).await?.ok_or_else(|| no_task(&self.task.id))?;
         if out.json {
-            let json =
-                serde_json::to_string(&TaskJson::new(&task, &self.store_id)).expect("our own types are JSON");
+            let json = serde_json::to_string(&TaskJson::new(&task, &[], &self.store_id))
+                .expect("our own types are JSON");
             eprintln!("{json}");
         }
         Ok(ExitCode::from(exit_code(&task, exit.as_ref(), interrupt)))
     }
 
-    fn work(&self, relay: &Relay) -> steadfast::Worker {
+    fn work(&self, relay: &Relay) -> Result<steadfast::Worker, Failure> {
         let mut config = self.host.worker_config();
         config.queues = vec![self.task.queue.clone()];
         config.concurrency = 1;
         config.lease = self.lease.unwrap_or(config.lease);
         let recorded = Recorded::new(Options::new(config.grace), relay.clone());
         let handler = only(self.task.id.clone(), recorded);
-        self.host.work(Handlers::new().with(run_kind(), handler), config)
+        self.host
+            .work(Handlers::new().with(run_kind(), handler), config)
+            .map_err(|invalid| Failure::new(Exit::Usage, invalid.to_string()))
     }
 
     /// Waits for the task's end, and passes on what is to end it sooner; says what that was.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use steadfast::{StoreId, StoreUrl};
@@ -11,10 +12,12 @@ use tokio::sync::watch;
 use super::worker::{Crew, Signals, close, set_limits, worker_config};
 use super::{Out, note};
 use crate::api::{Settings, router};
-use crate::backend::{Missing, open};
+use crate::backend::{Missing, open_measured};
 use crate::cli;
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
+use crate::metrics::Metrics;
+use crate::service::Service;
 
 /// How long requests under way may take when the worker has been drained.
 const LAST_ANSWERS_MAX: Duration = Duration::from_secs(2);
@@ -33,32 +36,33 @@ pub(super) async fn serve(
     let address = listener
         .local_addr()
         .map_err(|error| Failure::new(Exit::Failed, format!("the address can't be told: {error}")))?;
-    let (host, store_id) = open(store, Missing::Create).await?;
+    let metrics = Arc::new(Metrics::new());
+    let (host, store_id) = open_measured(store, Missing::Create, metrics.clone()).await?;
     set_limits(&host, &config).await?;
 
     let (end, ending) = watch::channel(false);
-    let settings = Settings {
-        engine: host.engine().clone(),
-        store: store_id.clone(),
-        config: config.clone(),
-        allow_unknown_kinds: args.allow_unknown_kinds,
-        tokens,
-        ending: ending.clone(),
-    };
-    let mut ending_for_server = ending;
-    let server = axum::serve(listener, router(settings)).with_graceful_shutdown(async move {
-        let _ = ending_for_server.wait_for(|ending| *ending).await;
-    });
-    let server = tokio::spawn(server.into_future());
-
     let worker_config = worker_config(&host, &config, &args.work);
     let grace = worker_config.grace;
     let mut crew = if args.no_worker {
         host.sweep(steadfast::core::sweeper::SWEEP.min(worker_config.lease));
         None
     } else {
-        Some(Crew::start(&host, &config, worker_config, Some(url(address))).await?)
+        Some(Crew::start(&host, &config, worker_config, Some(url(address)), &metrics).await?)
     };
+    let settings = Settings {
+        service: Service { engine: host.engine().clone(), store: store_id.clone() },
+        config: config.clone(),
+        allow_unknown_kinds: args.allow_unknown_kinds,
+        tokens,
+        ending: ending.clone(),
+        worker_lives: crew.as_ref().map(Crew::lives),
+        metrics,
+    };
+    let mut ending_for_server = ending;
+    let server = axum::serve(listener, router(settings)).with_graceful_shutdown(async move {
+        let _ = ending_for_server.wait_for(|ending| *ending).await;
+    });
+    let server = tokio::spawn(server.into_future());
     greet(&Greeting { address, store, store_id: &store_id, config: &config, args: &args }, out)?;
 
     tokio::select! {

@@ -2,8 +2,10 @@
 
 use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::value::RawValue;
+use steadfast::Kind;
 use steadfast::core::storage::TaskFilter;
 use steadfast::core::task::{Due, OnConflict};
 
@@ -15,25 +17,28 @@ use crate::failure::{Exit, Failure};
 use crate::request::{TaskRequest, reserved};
 use crate::show;
 use crate::units::duration_text;
-use crate::wire::TaskJson;
+use crate::wire::{TaskJson, TasksJson};
 
 pub(super) async fn submit(args: cli::Submit, target: &Target, out: Out) -> Result<ExitCode, Failure> {
-    if args.kind.is_reserved() {
-        return Err(Failure::new(Exit::Usage, format!("the kind {}", reserved(&args.kind))));
-    }
     // A server fills in from its own configuration.
     let config = match target.server {
         None => Config::load(args.config.as_deref())?,
         Some(_) => Config::default(),
     };
+    let Some(kind) = args.kind.clone() else {
+        let file = args.bulk.as_deref().expect("one of the two is asked for");
+        return super::bulk::submit(file, &config, target, out).await;
+    };
+    if kind.is_reserved() {
+        return Err(Failure::new(Exit::Usage, format!("the kind {}", reserved(&kind))));
+    }
     let wait = args.wait;
-    if target.server.is_none() && std::io::stderr().is_terminal() && !config.kinds().contains(&args.kind) {
+    if target.server.is_none() && std::io::stderr().is_terminal() && !config.kinds().contains(&kind) {
         note(format_args!(
-            "no handler for kind {:?} is configured here: the task waits until a worker comes that has one",
-            args.kind
+            "no handler for kind {kind:?} is configured here: the task waits until a worker comes that has one"
         ));
     }
-    let request = request(args)?;
+    let request = request(kind, args)?;
     let backend = target.backend(Missing::Create).await?;
     let submitted = backend.submit(request, &config).await?;
     if !wait {
@@ -46,7 +51,7 @@ pub(super) async fn submit(args: cli::Submit, target: &Target, out: Out) -> Resu
     Ok(ended(&task))
 }
 
-fn request(args: cli::Submit) -> Result<TaskRequest, Failure> {
+fn request(kind: Kind, args: cli::Submit) -> Result<TaskRequest, Failure> {
     let payload = args.payload.as_deref().map(payload).transpose()?.unwrap_or_default();
     Ok(TaskRequest {
         id: args.id,
@@ -59,11 +64,12 @@ fn request(args: cli::Submit) -> Result<TaskRequest, Failure> {
             (None, Some(at)) => Due::At(at),
             (None, None) => Due::Now,
         },
+        deadline: args.deadline,
         priority: args.priority,
         attempts: args.attempts.map(Into::into),
         rescues: args.rescues,
         timeout: args.timeout,
-        ..TaskRequest::new(args.kind, payload)
+        ..TaskRequest::new(kind, payload)
     })
 }
 
@@ -89,8 +95,14 @@ fn payload(text: &str) -> Result<Vec<u8>, Failure> {
 }
 
 pub(super) async fn status(args: cli::One, target: &Target, out: Out) -> Result<ExitCode, Failure> {
-    let task = target.backend(Missing::Refuse).await?.task(&args.id).await?;
+    let task = target.backend(Missing::Refuse).await?.task(&args.id, None, Duration::ZERO).await?;
     out.write(&task, |out| show::page(out, &task))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn diagnose(args: cli::One, target: &Target, out: Out) -> Result<ExitCode, Failure> {
+    let diagnosis = target.backend(Missing::Refuse).await?.diagnosis(&args.id).await?;
+    out.write(&diagnosis, |out| write!(out, "{}", diagnosis.page))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -100,11 +112,15 @@ pub(super) async fn list(args: cli::List, target: &Target, out: Out) -> Result<E
         queue: args.queue,
         slot: args.slot,
         kind: args.kind,
+        before: args.cursor,
         limit: args.limit,
         ..TaskFilter::default()
     };
-    let tasks = target.backend(Missing::Refuse).await?.list(filter).await?;
-    out.write(&tasks, |out| show::table(out, &tasks))?;
+    let TasksJson { tasks, next } = target.backend(Missing::Refuse).await?.list(filter).await?;
+    out.write(&tasks, |out| show::tasks(out, &tasks))?;
+    if let (Some(next), true) = (next, std::io::stderr().is_terminal()) {
+        note(format_args!("older ones follow: --cursor {next}"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -121,7 +137,7 @@ pub(super) async fn wait(args: cli::Wait, target: &Target, out: Out) -> Result<E
     Ok(ended(&task))
 }
 
-fn ended(task: &TaskJson) -> ExitCode {
+pub(super) fn ended(task: &TaskJson) -> ExitCode {
     if task.has_succeeded() { ExitCode::SUCCESS } else { ExitCode::from(Exit::Failed as u8) }
 }
 
@@ -138,6 +154,29 @@ pub(super) async fn cancel(args: cli::Cancel, target: &Target, out: Out) -> Resu
                     _ => "was cancelled before",
                 };
                 writeln!(out, "{id}  {text}")
+            })?,
+            Err(failure) => {
+                tell(&failure, out.json);
+                code = ExitCode::from(failure.exit as u8);
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Retries each of them, whatever becomes of the others; the exit code is that of the last failure.
+pub(super) async fn retry(args: cli::Many, target: &Target, out: Out) -> Result<ExitCode, Failure> {
+    let backend = target.backend(Missing::Refuse).await?;
+    let mut code = ExitCode::SUCCESS;
+    for id in &args.ids {
+        match backend.retry(id).await {
+            Ok(retried) => out.write(&retried, |out| {
+                let task = &retried.task;
+                match retried.retry.as_str() {
+                    "now" => writeln!(out, "{id}  runs again now"),
+                    "new" => writeln!(out, "{id}  runs again as {task}"),
+                    _ => writeln!(out, "{id}  was retried before, as {task}, which is {}", retried.state),
+                }
             })?,
             Err(failure) => {
                 tell(&failure, out.json);

@@ -1,13 +1,15 @@
 //! `worker`, and what it shares with `serve`: the configured handlers on a store, until a signal drains them.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use steadfast::core::sweeper::SWEEP;
 use steadfast::exec::{Exec, Options};
 use steadfast::subprocess::GuardExe;
-use steadfast::{Handlers, Host, StoreUrl, Worker, WorkerConfig};
+use steadfast::{Handlers, StoreUrl, Worker, WorkerConfig};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 use super::adopt::Adopter;
 use super::{Out, note};
@@ -15,6 +17,8 @@ use crate::backend::{Missing, open};
 use crate::cli;
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
+use crate::metrics::{Metrics, measured};
+use crate::store::Host;
 
 /// Signals that ask a server or worker to end.
 pub(super) struct Signals {
@@ -45,6 +49,8 @@ pub(super) struct Crew {
     /// None where there is nothing to run.
     worker: Option<Worker>,
     adopter: Option<Adopter>,
+    /// Whether the worker lives, where there is one.
+    lives: watch::Sender<bool>,
 }
 
 impl Crew {
@@ -54,7 +60,9 @@ impl Crew {
         config: &Config,
         worker_config: WorkerConfig,
         server: Option<String>,
+        metrics: &Arc<Metrics>,
     ) -> Result<Self, Failure> {
+        worker_config.check().map_err(|invalid| Failure::new(Exit::Usage, invalid.to_string()))?;
         let mut options = Options::new(worker_config.grace);
         options.server = server;
         options.guard = GuardExe::this_executable();
@@ -69,14 +77,22 @@ impl Crew {
         let adopter =
             config.server.allow_run.then(|| Adopter::start(host.clone(), options, worker_config.clone()));
         let works = handlers.kinds().next().is_some();
-        let worker = works.then(|| host.work(handlers, worker_config));
-        Ok(Self { worker, adopter })
+        let handlers = measured(handlers, metrics, host.engine());
+        let worker = works.then(|| host.work(handlers, worker_config).expect("it was checked"));
+        Ok(Self { worker, adopter, lives: watch::channel(true).0 })
+    }
+
+    /// Becomes false when the worker has ended.
+    pub(super) fn lives(&self) -> watch::Receiver<bool> {
+        self.lives.subscribe()
     }
 
     /// Waits until the worker has ended: it does so by itself only through a bug. For ever where there is none.
     pub(super) async fn ended(&mut self) -> Failure {
         let Some(worker) = &mut self.worker else { return std::future::pending().await };
-        let why = match worker.ended().await {
+        let ended = worker.ended().await;
+        self.lives.send_replace(false);
+        let why = match ended {
             Ok(()) => "the worker ended unasked".into(),
             Err(panicked) => panicked.to_string(),
         };
@@ -138,7 +154,7 @@ pub(super) async fn worker(args: cli::Worker, store: &StoreUrl, out: Out) -> Res
         "queues": worker_config.queues.iter().map(steadfast::Queue::as_str).collect::<Vec<_>>(),
     });
     let grace = worker_config.grace;
-    let mut crew = Crew::start(&host, &config, worker_config, None).await?;
+    let mut crew = Crew::start(&host, &config, worker_config, None, &Arc::new(Metrics::new())).await?;
     if out.json {
         out.write(&started, |_| Ok(()))?;
     }

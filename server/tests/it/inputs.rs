@@ -25,7 +25,15 @@ fn a_bad_command_line_is_told_and_stores_nothing() {
         (vec!["submit", "scan", "--priority", "99999"], 2, "99999"),
         (vec!["submit", "scan", "--attempts", "0"], 2, "--attempts"),
         (vec!["submit", "scan", "--timeout", "0s"], 2, "longer than nothing"),
-        (vec!["submit", "scan", "--slot", "s", "--on-conflict", "join"], 2, "isn't there yet"),
+        (vec!["submit", "scan", "--slot", "s", "--on-conflict", "share"], 2, "queue or join"),
+        (vec!["submit", "scan", "--deadline", "tomorrow"], 2, "no duration"),
+        (vec!["submit", "scan", "--deadline=-5m"], 2, "no duration"),
+        (vec!["submit", "--bulk", "nowhere.jsonl"], 2, "nowhere.jsonl"),
+        (vec!["submit", "scan", "--bulk", "tasks.jsonl"], 2, "cannot be used with"),
+        (vec!["run", "--slot", "s", "--on-conflict", "join", "--", "true"], 2, "replace, reject or queue"),
+        (vec!["queue", "limit", "q", "many"], 2, "or none"),
+        (vec!["slots", "--cancel"], 2, "SLOT"),
+        (vec!["prune"], 2, "--older"),
         (vec!["submit", "scan", "--on-conflict", "replace"], 2, "--slot"),
         (vec!["submit", "scan", "--after", "nobody"], 2, "no task nobody"),
         (vec!["submit", "scan", "--config", "nowhere.toml"], 2, "nowhere.toml"),
@@ -102,7 +110,9 @@ fn a_bad_request_is_told_by_its_field_and_stores_nothing() {
         (r#"{"kind":"scan","attempts":0}"#, 400, "attempts", "at least 1"),
         (r#"{"kind":"scan","timeout":"0s"}"#, 400, "timeout", "longer than nothing"),
         (r#"{"kind":"scan","slot":"a\u0000b"}"#, 400, "slot", "control"),
-        (r#"{"kind":"scan","slot":"s","on_conflict":"queue"}"#, 400, "on_conflict", "isn't there yet"),
+        (r#"{"kind":"scan","slot":"s","on_conflict":"share"}"#, 400, "on_conflict", "queue or join"),
+        (r#"{"kind":"scan","delay":"-1s"}"#, 400, "delay", "no duration"),
+        (r#"{"kind":"scan","deadline":"-1s"}"#, 400, "deadline", "no duration"),
         (r#"{"kind":"scan","after":["nobody"]}"#, 400, "after", "no task nobody"),
         (&large, 413, "payload", "at most 1000"),
         (&many, 413, "", "10000"),
@@ -124,10 +134,23 @@ fn a_bad_request_is_told_by_its_field_and_stores_nothing() {
         ("/v1/tasks/a?wait=soon", 400, "wait"),
         ("/v1/tasks/a?after=-1", 400, "after"),
         ("/v1/tasks/a%20b", 400, "id"),
+        ("/v1/tasks/%ff", 400, ""),
+        ("/v1/tasks?limit=1&limit=2", 400, "limit"),
+        ("/v1/tasks?cursor=a%20b", 400, "cursor"),
+        ("/v1/tasks?cursor=nobody", 410, "cursor"),
+        ("/v1/tasks/a/log?after=1", 400, "after"),
+        ("/v1/tasks/a/attempts?wait=1s", 400, "wait"),
+        ("/v1/tasks/a/events?since=1", 400, "since"),
+        ("/v1/tasks/a/events", 404, ""),
+        ("/v1/tasks/a/log", 404, ""),
+        ("/v1/tasks/a/attempts", 404, ""),
+        ("/v1/slots/a", 404, ""),
+        ("/v1/queues?queue=a", 400, "queue"),
     ] {
         let answer = server.get(path);
         assert_eq!(answer.status, status, "{path}: {answer:?}");
-        assert_eq!(answer.json()["field"], field, "{path}");
+        assert_eq!(answer.header("content-type"), "application/problem+json", "{path}");
+        assert_eq!(answer.json()["field"].as_str().unwrap_or_default(), field, "{path}");
     }
     assert!(!place.has_tasks());
 }

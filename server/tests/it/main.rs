@@ -4,8 +4,11 @@
 
 mod place;
 
+mod acts;
 mod bench;
 mod crash;
+mod events;
+mod health;
 mod inputs;
 mod pages;
 mod run;

@@ -6,8 +6,28 @@ use crate::place::Place;
 fn help() {
     let place = Place::new();
     let mut pages = String::new();
-    for command in ["", "serve", "worker", "run", "submit", "status", "list", "wait", "cancel"] {
-        let args: Vec<&str> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
+    for command in [
+        "",
+        "serve",
+        "worker",
+        "run",
+        "submit",
+        "status",
+        "list",
+        "watch",
+        "wait",
+        "logs",
+        "cancel",
+        "retry",
+        "slots",
+        "queues",
+        "queue",
+        "queue limit",
+        "doctor",
+        "migrate",
+        "prune",
+    ] {
+        let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         let done = place.run(&args);
         assert_eq!((done.code, &*done.stderr), (0, ""));
         pages.push_str(&format!("$ steadfast {}\n{}\n", args.join(" "), done.stdout));

@@ -49,7 +49,8 @@ impl Place {
         config.concurrency = 1 + self.pick("concurrency", 4) as usize;
         config.lease = LEASE;
         config.grace = Duration::from_secs(3);
-        let (supervisor, drain) = Supervisor::new(engine.clone(), handlers, config);
+        let (supervisor, drain) =
+            Supervisor::new(engine.clone(), handlers, config).expect("the configuration makes sense");
         node.spawn("supervisor", supervisor.run());
         Incarnation { node, engine, drain }
     }

@@ -8,13 +8,17 @@ use futures_util::future::BoxFuture;
 use steadfast_core::decide;
 use steadfast_core::name::{Key, Kind, Queue, Slot, TaskId, WorkerId};
 use steadfast_core::step::{
-    Batch, Change, Guard, Head, Outcome, QueueLimit, Receipt, Refusal, Refused, Renewal, States, Step,
-    Transition,
+    Batch, Change, Guard, Head, Outcome, QueueLimit, QueuePause, Receipt, Refusal, Refused, Renewal, Report,
+    States, Step, Transition,
 };
 use steadfast_core::storage::{
-    Answer, ClaimRequest, Claimed, Error, ErrorKind, Lapsed, Lease, Query, Storage, TaskFilter, View,
+    Answer, ClaimRequest, Claimed, Error, ErrorKind, Lapsed, Lease, Query, QueueStats, Storage, TaskFilter,
+    View, Worker,
 };
-use steadfast_core::task::{Attempt, Cause, Due, NewTask, OnConflict, OnParentFailure, Parent, State, Task};
+use steadfast_core::task::{
+    Attempt, Cause, Checkpoint, Due, Fence, LogEntry, LogLine, NewTask, OnConflict, OnParentFailure, Parent,
+    State, Stream, Task,
+};
 use steadfast_core::time::{ManualClock, Timestamp};
 
 use super::Host;
@@ -122,6 +126,59 @@ impl<S: Storage> Bench<S> {
             Answer::Lapsed(lapsed) => lapsed,
             other => panic!("not the answer to a question for lapsed leases: {other:?}"),
         }
+    }
+
+    pub(super) async fn overdue(&self, limit: u32) -> Vec<(TaskId, Head)> {
+        match self.view(Query::Overdue { limit }).await.answer {
+            Answer::Overdue(overdue) => overdue,
+            other => panic!("not the answer to a question for overdue tasks: {other:?}"),
+        }
+    }
+
+    /// The lines of a task's log after this place.
+    pub(super) async fn log_after(&self, task: &str, after: (Fence, u32), limit: u32) -> Vec<LogEntry> {
+        match self.view(Query::Log { task: id(task), after, limit }).await.answer {
+            Answer::Log(lines) => lines,
+            other => panic!("not the answer to a question for a log: {other:?}"),
+        }
+    }
+
+    /// The texts of a task's whole log.
+    pub(super) async fn log(&self, task: &str) -> Vec<String> {
+        self.log_after(task, (0, 0), 1_000).await.into_iter().map(|entry| entry.text).collect()
+    }
+
+    pub(super) async fn checkpoints(&self, task: &str) -> Vec<Checkpoint> {
+        match self.view(Query::Checkpoints(id(task))).await.answer {
+            Answer::Checkpoints(checkpoints) => checkpoints,
+            other => panic!("not the answer to a question for checkpoints: {other:?}"),
+        }
+    }
+
+    pub(super) async fn parents(&self, task: &str) -> Vec<(Parent, Option<State>)> {
+        match self.view(Query::Parents(id(task))).await.answer {
+            Answer::Parents(parents) => parents,
+            other => panic!("not the answer to a question for parents: {other:?}"),
+        }
+    }
+
+    pub(super) async fn stats(&self, stale: Duration, stuck: Duration) -> Vec<QueueStats> {
+        match self.view(Query::Stats { stale, stuck }).await.answer {
+            Answer::Stats(stats) => stats.queues,
+            other => panic!("not the answer to a question for queues: {other:?}"),
+        }
+    }
+
+    pub(super) async fn workers(&self) -> Vec<Worker> {
+        match self.view(Query::Workers).await.answer {
+            Answer::Workers(workers) => workers,
+            other => panic!("not the answer to a question for workers: {other:?}"),
+        }
+    }
+
+    /// Records what nothing speaks against.
+    pub(super) async fn report(&self, report: Report) {
+        assert_eq!(applied(self.send(Step::Report(report)).await), [Receipt::Reported]);
     }
 
     /// Lets every lease lapse and answers the only one that had one.
@@ -273,6 +330,16 @@ pub(super) fn slotted(name: &str, held: &str) -> NewTask {
     NewTask { slot: Some((slot(held), OnConflict::Reject)), ..in_own_queue(name) }
 }
 
+/// A task that waits for a slot where it is held.
+pub(super) fn queued(name: &str, held: &str) -> NewTask {
+    NewTask { slot: Some((slot(held), OnConflict::Queue)), ..in_own_queue(name) }
+}
+
+/// A task that fails unless it has ended by then.
+pub(super) fn by(name: &str, deadline: Due) -> NewTask {
+    NewTask { deadline: Some(deadline), ..in_own_queue(name) }
+}
+
 /// A task that waits for others, and fails with them.
 pub(super) fn dependent(name: &str, parents: &[&str]) -> NewTask {
     let parents = parents.iter().map(|parent| after(parent, OnParentFailure::Fail)).collect();
@@ -307,6 +374,29 @@ pub(super) fn renew(lease: &Lease) -> Step {
 
 pub(super) fn reclaim(lapsed: &Lapsed) -> Step {
     Step::Transition(decide::reclaim(lapsed))
+}
+
+/// Ends a task whose deadline has passed.
+pub(super) fn expire(task: &str) -> Step {
+    Step::Transition(decide::expire(&id(task)))
+}
+
+/// A report that says nothing yet.
+pub(super) fn report(lease: &Lease) -> Report {
+    Report::new(lease.task.clone(), lease.fence)
+}
+
+/// A line that was written just now.
+pub(super) fn line(number: u32, text: &str) -> LogLine {
+    LogLine { number, ago: Duration::ZERO, stream: Stream::Log, text: text.into() }
+}
+
+pub(super) fn checkpoint(name: &str, value: &[u8]) -> Checkpoint {
+    Checkpoint { name: name.into(), value: value.into() }
+}
+
+pub(super) fn pause(of: &str, paused: bool) -> Step {
+    Step::Pause(QueuePause { queue: queue(of), paused })
 }
 
 pub(super) fn replace(holder: &str, newcomer: &str) -> Step {

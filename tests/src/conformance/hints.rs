@@ -27,6 +27,11 @@ async fn hear<S: Storage>(bench: &Bench<S>, hints: &mut Hints, wanted: impl Fn(H
     assert!(heard_within(bench, hints, wanted, HINT_LIMIT).await, "no hint within {HINT_LIMIT:?}");
 }
 
+/// Waits for the hint that a task may have become ready.
+pub(super) async fn hear_ready<S: Storage>(bench: &Bench<S>, hints: &mut Hints) {
+    hear(bench, hints, |hint| hint.ready).await;
+}
+
 async fn heard_within<S: Storage>(
     bench: &Bench<S>,
     hints: &mut Hints,

@@ -10,16 +10,24 @@ mod bench;
 mod cancel;
 mod claim;
 mod concurrency;
+mod deadlines;
 mod hints;
 mod insert;
 mod limits;
+mod prune;
+mod queues;
 mod races;
 mod reads;
 mod reclaim;
 mod release;
 mod renew;
+mod reports;
 mod slots;
 mod transition;
+mod waiting;
+mod waiting_races;
+mod workers;
+
 use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -177,6 +185,13 @@ fn all<S: Storage>() -> Vec<Case<S>> {
         hints::cases(),
         concurrency::cases(),
         races::cases(),
+        reports::cases(),
+        deadlines::cases(),
+        waiting::cases(),
+        waiting_races::cases(),
+        queues::cases(),
+        workers::cases(),
+        prune::cases(),
     ]
     .into_iter()
     .flatten()

@@ -257,7 +257,7 @@ async fn a_guard_against_cancelled_tasks_holds<S: Storage>(bench: &Bench<S>) {
         assert_eq!(before.cancel.as_deref(), Some("no longer needed"));
         let step = decide::settle(&lease, verdict.clone(), None);
         let refused = step.guard.unless_cancel_requested;
-        let outcome = bench.send(Step::Transition(step)).await;
+        let outcome = bench.send(Step::Transition(step.clone())).await;
         if !refused {
             assert!(moved(outcome).state.is_terminal(), "{name}");
             continue;
@@ -265,7 +265,8 @@ async fn a_guard_against_cancelled_tasks_holds<S: Storage>(bench: &Bench<S>) {
         let found = stale(outcome);
         assert_eq!(found, head(&before), "{name}");
         assert_eq!(bench.task(name).await, before, "{name}");
-        let decide::AfterRefusal::Instead(instead) = decide::after_refusal(&lease, found) else {
+        let decide::AfterRefusal::Instead(instead) = decide::after_refusal(&lease, &step.change, found)
+        else {
             panic!("{name}: it is still this attempt's")
         };
         assert_eq!(moved(bench.send(Step::Transition(instead)).await).state, State::Cancelled, "{name}");

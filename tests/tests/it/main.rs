@@ -5,6 +5,7 @@
 
 mod certification;
 mod conformance;
+mod incident_2;
 mod simulation;
 mod merging;
 mod postgres_server;

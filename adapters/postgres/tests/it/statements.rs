@@ -9,7 +9,7 @@ use steadfast_core::name::Slot;
 use steadfast_core::step::{Batch, QueueLimit, Renewal, Step};
 use steadfast_core::storage::{Query, Storage};
 use steadfast_core::task::{NewTask, OnConflict, OnParentFailure, Parent};
-use steadfast_postgres::{Columns, Options, PostgresStorage, statements};
+use steadfast_postgres::{Columns, Keeping, Options, PostgresStorage, statements};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -21,13 +21,14 @@ async fn every_statement_is_taken_by_the_server_as_it_stands() {
     let Some(database) = Database::new("every_statement_is_taken_by_the_server_as_it_stands") else { return };
     database.open().await;
     let client = database.stranger().await;
-    for statement in statements::ALL {
+    for statement in statements::all() {
         let (text, names) = statement.numbered();
         let prepared =
             client.prepare(&text).await.unwrap_or_else(|error| panic!("{}: {error:?}", statement.name));
         assert_eq!(prepared.params().len(), names.len(), "{}", statement.name);
         for (name, kind) in names.iter().zip(prepared.params()) {
-            if let Some((_, expected)) = Columns::default().value(name) {
+            let (columns, keeping) = (Columns::default(), Keeping::default());
+            if let Some((_, expected)) = columns.value(name).or_else(|| keeping.value(name)) {
                 assert_eq!(*kind, expected, "{}: {name}", statement.name);
             }
         }

@@ -1,5 +1,6 @@
 //! What is SQLite's own. The contract itself is checked by the conformance suite in `tests/`.
 
+mod migrating;
 mod opening;
 mod processes;
 mod sharing;

@@ -1,0 +1,165 @@
+//! Slots, queues, workers, figures of the whole store, and forgetting what ended long ago.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::Value;
+use steadfast::{Queue, Slot};
+
+use super::parse::{Parameters, Segment, body};
+use super::tasks::{Nothing, Why};
+use super::{Api, answer};
+use crate::service::invalid;
+use crate::units;
+use crate::wire::Problem;
+
+/// `GET /v1/slots`.
+pub(super) async fn slots(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+    parameters.none_left("")?;
+    Ok(answer::json(StatusCode::OK, &api.0.settings.service.slots().await?))
+}
+
+/// `GET /v1/slots/{slot}`.
+pub(super) async fn slot(
+    State(api): State<Api>,
+    slot: Segment,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
+    parameters.none_left("")?;
+    let slot: Slot = slot.name("slot")?;
+    Ok(answer::json(StatusCode::OK, &api.0.settings.service.slot(&slot).await?))
+}
+
+/// `DELETE /v1/slots/{slot}`: cancels its holder.
+pub(super) async fn free_slot(
+    State(api): State<Api>,
+    slot: Segment,
+    parameters: Parameters,
+    sent: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    parameters.none_left("")?;
+    let why: Why = body(sent)?;
+    let slot: Slot = slot.name("slot")?;
+    let cancelled = api.0.settings.service.free_slot(&slot, &why.reason()).await?;
+    Ok(answer::json(StatusCode::OK, &cancelled))
+}
+
+/// `GET /v1/queues`.
+pub(super) async fn queues(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+    parameters.none_left("")?;
+    Ok(answer::json(StatusCode::OK, &api.0.settings.service.queues().await?))
+}
+
+/// `POST /v1/queues/{queue}/pause`.
+pub(super) async fn pause(
+    api: State<Api>,
+    queue: Segment,
+    parameters: Parameters,
+    sent: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    set_paused(api, queue, parameters, sent, true).await
+}
+
+/// `POST /v1/queues/{queue}/resume`.
+pub(super) async fn resume(
+    api: State<Api>,
+    queue: Segment,
+    parameters: Parameters,
+    sent: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    set_paused(api, queue, parameters, sent, false).await
+}
+
+async fn set_paused(
+    State(api): State<Api>,
+    queue: Segment,
+    parameters: Parameters,
+    sent: Result<Bytes, BytesRejection>,
+    paused: bool,
+) -> Result<Response, Problem> {
+    parameters.none_left("")?;
+    let Nothing {} = body(sent)?;
+    let queue: Queue = queue.name("queue")?;
+    Ok(answer::json(StatusCode::OK, &api.0.settings.service.pause(queue, paused).await?))
+}
+
+/// The body of new limits. That none is wanted must be said by a null.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limits {
+    concurrency: Option<Value>,
+    #[serde(default, rename = "rate")]
+    rate: Option<Value>,
+}
+
+/// `PUT /v1/queues/{queue}/limits`, with `{"concurrency": N}`, or null for no limit.
+pub(super) async fn limits(
+    State(api): State<Api>,
+    queue: Segment,
+    parameters: Parameters,
+    sent: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    parameters.none_left("")?;
+    let queue: Queue = queue.name("queue")?;
+    let concurrency = concurrency(sent)?;
+    Ok(answer::json(StatusCode::OK, &api.0.settings.service.limit(queue, concurrency).await?))
+}
+
+fn concurrency(sent: Result<Bytes, BytesRejection>) -> Result<Option<u32>, Problem> {
+    let sent = super::parse::whole(sent)?;
+    let bad = |why: String| invalid(why).field("concurrency");
+    let Limits { concurrency, rate } =
+        serde_json::from_slice(&sent).map_err(|error| invalid(format!("the body: {error}")))?;
+    if rate.is_some() {
+        return Err(invalid("isn't there yet: use concurrency, which limits how many tasks run at once")
+            .field("rate"));
+    }
+    match concurrency {
+        // Serde doesn't tell a null from nothing.
+        None if sent.windows(13).any(|part| part == b"\"concurrency\"") => Ok(None),
+        None => Err(bad("is missing: how many tasks may run at once? null is no limit".into())),
+        Some(value) => {
+            let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+            let number = number.ok_or_else(|| {
+                bad(format!("must be a whole number from 0, or null for none, not {value}"))
+            })?;
+            Ok(Some(number))
+        }
+    }
+}
+
+/// `GET /v1/workers`.
+pub(super) async fn workers(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+    parameters.none_left("")?;
+    Ok(answer::json(StatusCode::OK, &api.0.settings.service.workers().await?))
+}
+
+/// `GET /v1/stats`.
+pub(super) async fn stats(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+    parameters.none_left("")?;
+    Ok(answer::json(StatusCode::OK, &api.0.settings.service.stats().await?))
+}
+
+/// The body of pruning.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Older {
+    older: String,
+}
+
+/// `POST /v1/prune`, with `{"older": "7d"}`.
+pub(super) async fn prune(
+    State(api): State<Api>,
+    parameters: Parameters,
+    sent: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    parameters.none_left("")?;
+    let sent = super::parse::whole(sent)?;
+    let Older { older } =
+        serde_json::from_slice(&sent).map_err(|error| invalid(format!("the body: {error}")))?;
+    let older = units::duration(&older).map_err(|why| invalid(why).field("older"))?;
+    Ok(answer::json(StatusCode::OK, &api.0.settings.service.prune(older).await?))
+}

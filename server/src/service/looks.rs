@@ -1,0 +1,137 @@
+//! Looking at tasks: one, many, their logs and attempts.
+
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use steadfast::core::engine::WAIT_POLL;
+use steadfast::core::storage::{Answer, Query, TaskFilter};
+use steadfast::core::task::{Fence, Parent};
+use steadfast::{Clock, Revision, State, Task, TaskId};
+
+use super::{Service, mismatch, no_task};
+use crate::wire::{AttemptJson, AttemptsJson, DiagnosisJson, LogJson, Problem, TaskJson, TasksJson};
+
+/// The most tasks of one listing.
+pub const LIST_MAX: u32 = 1_000;
+/// The most lines of a log in one answer.
+pub const LOG_LINES_MAX: u32 = 1_000;
+
+impl Service {
+    /// A task as soon as it has ended, or its revision is later than `after`, or `wait` is over.
+    ///
+    /// # Errors
+    /// There is none, or the store can't be reached.
+    pub async fn task(
+        &self,
+        id: &TaskId,
+        after: Option<Revision>,
+        wait: Duration,
+    ) -> Result<TaskJson, Problem> {
+        match self.engine.wait(id, after, wait).await? {
+            Some(task) => self.shown(&task).await,
+            None => Err(no_task(id)),
+        }
+    }
+
+    /// A task as it is shown, with its parents.
+    ///
+    /// # Errors
+    /// The store can't be reached.
+    pub async fn shown(&self, task: &Task) -> Result<TaskJson, Problem> {
+        let parents: Vec<TaskId> =
+            self.parents(&task.id).await?.into_iter().map(|(parent, _)| parent.id).collect();
+        Ok(TaskJson::new(task, &parents, &self.store))
+    }
+
+    pub(super) async fn parents(&self, id: &TaskId) -> Result<Vec<(Parent, Option<State>)>, Problem> {
+        match self.engine.read(&Query::Parents(id.clone())).await?.answer {
+            Answer::Parents(parents) => Ok(parents),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Tasks by filter, newest first.
+    ///
+    /// # Errors
+    /// The cursor's task is gone, or the store can't be reached.
+    pub async fn list(&self, filter: TaskFilter) -> Result<TasksJson, Problem> {
+        let (limit, before) = (filter.limit, filter.before.clone());
+        let tasks = self.engine.tasks(filter).await?;
+        if tasks.is_empty()
+            && let Some(before) = before
+            && self.engine.task(&before).await?.is_none()
+        {
+            let detail = format!("the task {before}, where the last page ended, isn't there any more");
+            return Err(Problem::new(410, "cursor_gone", "the cursor is gone", detail)
+                .field("cursor")
+                .help("begin again without a cursor"));
+        }
+        let is_full = u64::try_from(tasks.len()).is_ok_and(|found| found >= u64::from(limit));
+        let next = tasks.last().filter(|_| is_full).map(|task| task.id.to_string());
+        let tasks = try_join_all(tasks.iter().map(|task| self.shown(task))).await?;
+        Ok(TasksJson { tasks, next })
+    }
+
+    /// Lines of a task's log after this place; as soon as there is one, or there can't be one, or `wait` is over.
+    ///
+    /// # Errors
+    /// There is no such task, or the store can't be reached.
+    pub async fn log(
+        &self,
+        id: &TaskId,
+        after: (Fence, u32),
+        limit: u32,
+        wait: Duration,
+    ) -> Result<LogJson, Problem> {
+        let mut hints = self.engine.hints();
+        let until = self.engine.clock().now() + wait;
+        loop {
+            // The task before its lines: once it has ended nothing is added to them.
+            let Some(task) = self.engine.task(id).await? else { return Err(no_task(id)) };
+            let query = Query::Log { task: task.id.clone(), after, limit };
+            let entries = match self.engine.read(&query).await?.answer {
+                Answer::Log(entries) => entries,
+                other => return Err(mismatch(&other)),
+            };
+            let is_full = u64::try_from(entries.len()).is_ok_and(|found| found >= u64::from(limit));
+            let complete = task.state.is_terminal() && !is_full;
+            let left = until.since(self.engine.clock().now());
+            if !entries.is_empty() || complete || left.is_zero() {
+                let (fence, number) = entries.last().map_or(after, |entry| (entry.fence, entry.number));
+                let lines = entries.iter().map(Into::into).collect();
+                return Ok(LogJson { lines, next: format!("{fence}.{number}"), complete });
+            }
+            tokio::select! {
+                _ = hints.wait() => {}
+                () = self.engine.clock().sleep(left.min(WAIT_POLL)) => {}
+            }
+        }
+    }
+
+    /// All attempts of a task, the last one included.
+    ///
+    /// # Errors
+    /// There is no such task, or the store can't be reached.
+    pub async fn attempts(&self, id: &TaskId) -> Result<AttemptsJson, Problem> {
+        let Some(task) = self.engine.task(id).await? else { return Err(no_task(id)) };
+        let ended = self.engine.attempts(&task.id).await?;
+        // It was ended and followed between the two reads, or its end left the task waiting.
+        let last_is_there = ended.iter().any(|attempt| attempt.fence >= task.fence);
+        let mut attempts: Vec<AttemptJson> = ended.iter().map(Into::into).collect();
+        if task.fence > 0 && !last_is_there {
+            attempts.push(AttemptJson::last(&task));
+        }
+        Ok(AttemptsJson { attempts })
+    }
+
+    /// Where a task is and why, and what happens next.
+    ///
+    /// # Errors
+    /// There is no such task, or the store can't be reached.
+    pub async fn diagnosis(&self, id: &TaskId) -> Result<DiagnosisJson, Problem> {
+        match self.engine.diagnose(id).await? {
+            Some(diagnosis) => Ok(DiagnosisJson::from(&diagnosis)),
+            None => Err(no_task(id)),
+        }
+    }
+}
