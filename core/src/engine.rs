@@ -416,8 +416,11 @@ fn log_reclaimed(lapsed: &Lapsed, receipts: &[Receipt]) {
     }
 }
 
-/// What can be known without the store.
-fn check(task: &NewTask) -> Result<(), InvalidTask> {
+/// Whether the request makes sense, as far as that can be known without the store.
+///
+/// # Errors
+/// [`InvalidTask`] says what is wrong with it.
+pub fn check(task: &NewTask) -> Result<(), InvalidTask> {
     let invalid = |field, why: String| Err(InvalidTask { field, why });
     if task.attempts_max == 0 {
         return invalid("attempts", "must be at least 1".into());

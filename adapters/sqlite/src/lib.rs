@@ -23,6 +23,8 @@ mod reader;
 mod row;
 mod stats;
 
+mod within;
+
 mod clock;
 mod error;
 

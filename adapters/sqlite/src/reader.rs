@@ -60,7 +60,7 @@ impl<'c> Reader<'c> {
             conn,
             begin: conn.prepare("BEGIN")?,
             end: conn.prepare("COMMIT")?,
-            mark: conn.prepare("SELECT clock FROM meta WHERE one = 1")?,
+            mark: conn.prepare("SELECT high_water FROM meta WHERE one = 1")?,
             task: conn.prepare(&format!(
                 "SELECT {TASK} FROM {TASK_FROM} WHERE seq = coalesce(
                      (SELECT seq FROM request WHERE id = ?1), (SELECT alias.task FROM alias WHERE name = ?1))"
