@@ -46,7 +46,7 @@ async fn a_task_is_there_if_and_only_if_the_transaction_is() {
         let transaction = service.client.transaction().await.expect("begun");
         transaction.execute("INSERT INTO orders VALUES (1)", &[]).await.expect("inserted");
         let outcome = service.store.submit_in(&transaction, task(id)).await.expect("submitted");
-        assert_all_applied(&[outcome.clone()]);
+        assert_all_applied(std::slice::from_ref(&outcome));
         assert_eq!(stands(&outcome), id);
         assert!(find(&service.store, id).await.is_none(), "nobody sees it yet");
         let shown = transaction.query_one("SHOW lock_timeout", &[]).await.expect("shown");
