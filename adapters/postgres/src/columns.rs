@@ -91,6 +91,8 @@ columns! {
     ordered: bool = BOOL,
     /// Whether some batch has several steps.
     together: bool = BOOL,
+    /// Whether it comes from a transaction of the caller's own, whose isolation may be any where it only inserts.
+    visiting: bool = BOOL,
     /// Whether this is the call's first wave, and whether it is its last one.
     first_wave: bool = BOOL,
     last_wave: bool = BOOL,

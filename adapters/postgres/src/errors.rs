@@ -3,7 +3,7 @@
 use steadfast_core::storage::{Error, ErrorKind};
 use tokio_postgres::error::{DbError, Severity};
 
-use crate::functions::{CHANGED_BETWEEN, WRONG_ISOLATION};
+use crate::functions::{CHANGED_BETWEEN, OTHER_STORE, WRONG_ISOLATION};
 
 /// What the error of a statement that was sent says about the connection that it came over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,17 @@ pub(crate) fn classify(error: tokio_postgres::Error, reads: bool) -> (Error, Con
     };
     let kind = if reads && kind == ErrorKind::Unknown { ErrorKind::Unavailable } else { kind };
     (describe(kind).with_source(error), connection)
+}
+
+/// The error of a statement that the server gave up within somebody's transaction, which goes on.
+pub(crate) fn given_up(code: &str) -> Error {
+    if code == WRONG_ISOLATION {
+        return Error::new(
+            ErrorKind::Broken,
+            "replacing the task that holds the slot needs a transaction at READ COMMITTED",
+        );
+    }
+    describe(classify_code(code).0)
 }
 
 /// The error of a connection that could not be made: nothing was sent. The store may come back, or be put right.
@@ -53,7 +64,7 @@ fn classify_code(code: &str) -> (ErrorKind, Connection) {
     use ErrorKind::{Broken, Conflict, Contended, Rejected, Unavailable, Unknown};
     match code {
         CHANGED_BETWEEN => (Conflict, Good),
-        WRONG_ISOLATION => (Broken, Spent),
+        WRONG_ISOLATION | OTHER_STORE => (Broken, Spent),
         // The server, or somebody between, can't tell either.
         "40003" => (Unknown, Spent),
         "55P03" => (Contended, Good),
@@ -118,6 +129,7 @@ mod tests {
             ("42883", Broken),
             ("42501", Broken),
             ("SF002", Broken),
+            ("SF003", Broken),
             ("XX001", Broken),
             ("", Broken),
         ] {

@@ -1,4 +1,4 @@
-//! The three functions on the server, each called as one autocommitted statement: one transaction, one round trip, and
+//! The functions on the server. Three are the whole of a call: each called as one autocommitted statement: one transaction, one round trip, and
 //! no BEGIN or COMMIT that could be lost on the way.
 //!
 //! A function is the [statements](crate::statements) in their order and as little glue as possible. It is VOLATILE, so
@@ -17,6 +17,12 @@ use crate::statements as s;
 pub(crate) const CHANGED_BETWEEN: &str = "SF001";
 /// What a function raises at any other isolation level than READ COMMITTED.
 pub(crate) const WRONG_ISOLATION: &str = "SF002";
+/// What is raised where a caller's transaction is one on another store.
+pub(crate) const OTHER_STORE: &str = "SF003";
+/// How long a submit in the caller's own transaction waits for a lock.
+const LOCK_WAIT_VISITING: &str = "5s";
+/// How often a submit in the caller's own transaction is tried where things changed under it.
+const VISITING_TRIES_MAX: u32 = 10;
 /// How long a call of several batches waits for a lock: somebody who holds one for long must hold up nobody but those
 /// who need it. A call that stands alone waits as long as its session's setting says.
 const LOCK_WAIT_MERGED: &str = "40ms";
@@ -35,8 +41,13 @@ pub(crate) struct Function {
 
 impl Function {
     fn new(name: &str, parameters: &str, returns: &str, body: &str) -> Self {
-        let text =
-            format!("({parameters}) RETURNS TABLE ({returns}) LANGUAGE plpgsql VOLATILE AS $${body}$$");
+        Self::with_settings(name, parameters, returns, "", body)
+    }
+
+    fn with_settings(name: &str, parameters: &str, returns: &str, settings: &str, body: &str) -> Self {
+        let text = format!(
+            "({parameters}) RETURNS TABLE ({returns}) LANGUAGE plpgsql VOLATILE {settings}AS $${body}$$"
+        );
         let name = format!("{name}_{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
         let definition = format!("CREATE FUNCTION {name} {text}");
         Self { name, definition }
@@ -55,6 +66,8 @@ impl Function {
     /// `apply` with the parameters of [`Columns`].
     pub(crate) fn apply(schema: &str) -> Self {
         let body = APPLY_BODY.replace("{JUDGE}", JUDGE).replace("{channel}", schema);
+        let visits = "_visiting AND cardinality(_m_step) = 0";
+        let body = body.replacen("{CHECK}", &CHECK.replace("IF ", &format!("IF NOT ({visits}) AND ")), 1);
         Self::new("apply", &parameters(Columns::PARAMETERS), ANSWER, &fill(&body))
     }
 
@@ -63,7 +76,36 @@ impl Function {
         let body = KEEP_BODY.replace("{channel}", schema);
         Self::new("keep", &parameters(Keeping::PARAMETERS), ANSWER, &fill(&body))
     }
+
+    /// `submit` with the store's identity and the parameters of `apply`, for a session that isn't ours: it brings its own
+    /// settings, and gives the session its own back. What it can tell without ending the caller's transaction stands
+    /// in a column of its own.
+    pub(crate) fn submit(schema: &str, apply: &Function) -> Self {
+        let names: Vec<String> = Columns::PARAMETERS.iter().map(|(name, _)| format!("_{name}")).collect();
+        let body = SUBMIT_BODY.replace("{apply}", &apply.name).replace("{names}", &names.join(", "));
+        let body = body.replace("{tries_max}", &VISITING_TRIES_MAX.to_string());
+        let settings = format!(
+            "SET search_path = {schema}, pg_temp SET lock_timeout = '{LOCK_WAIT_VISITING}' {} ",
+            PLANNER.map(|setting| format!("SET {setting}")).join(" ")
+        );
+        let parameters = format!("_store text, {}", parameters(Columns::PARAMETERS));
+        let returns = format!("{ANSWER}, o_error text");
+        Self::with_settings("submit", &parameters, &returns, &settings, &fill(&body))
+    }
 }
+
+/// What the planner is told: statements always use the indexes, also while statistics are stale.
+pub(crate) const PLANNER: [&str; 9] = [
+    "plan_cache_mode = force_generic_plan",
+    "jit = off",
+    "enable_nestloop = on",
+    "enable_indexscan = on",
+    "enable_tidscan = on",
+    "enable_seqscan = off",
+    "enable_bitmapscan = off",
+    "enable_hashjoin = off",
+    "enable_mergejoin = off",
+];
 
 /// The columns that `apply` and `keep` answer with.
 const ANSWER: &str = "o_what smallint[], o_step integer[], o_task text[], o_state smallint[], o_rev bigint[], \
@@ -81,6 +123,7 @@ fn fill(body: &str) -> String {
         body = body.replace(&format!("{{{}}}", statement.name), statement.embedded().trim());
     }
     body = body.replace("{changed_between}", CHANGED_BETWEEN).replace("{wrong_isolation}", WRONG_ISOLATION);
+    body = body.replace("{other_store}", OTHER_STORE);
     body = body.replace("{wait_merged}", LOCK_WAIT_MERGED).replace("{wait_notify}", LOCK_WAIT_NOTIFY);
     body = body.replace("{free}", &s::FREE.to_string());
     body = body.replace("{key_kept}", &micros(KEY_KEPT).to_string());
@@ -414,4 +457,27 @@ BEGIN{CHECK}
         PERFORM set_config('lock_timeout', '{wait_notify}', true);
         PERFORM pg_notify('{channel}', o_hints::text);
     END IF;
+END";
+
+/// Each try is a subtransaction: what is refused, can't be stored or waits too long leaves the caller's transaction
+/// usable. What ends it in any case, like a failed serialization, ends it.
+const SUBMIT_BODY: &str = "
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM meta WHERE store = _store) THEN
+        RAISE EXCEPTION 'this transaction is not one on the store %', _store USING ERRCODE = '{other_store}';
+    END IF;
+    FOR _try IN 1 .. {tries_max} LOOP
+        BEGIN
+            RETURN QUERY SELECT answer.*, NULL::text FROM {apply}({names}) AS answer;
+            RETURN;
+        EXCEPTION
+            WHEN SQLSTATE '{changed_between}' THEN
+                o_error := SQLSTATE;
+            WHEN SQLSTATE '{wrong_isolation}' OR lock_not_available OR data_exception
+                OR integrity_constraint_violation OR program_limit_exceeded THEN
+                o_error := SQLSTATE;
+                EXIT;
+        END;
+    END LOOP;
+    RETURN NEXT;
 END";

@@ -18,12 +18,16 @@ mod listener;
 mod outcomes;
 mod queries;
 mod schema;
+mod visit;
 mod waves;
 
 pub use columns::{Columns, Plan};
 pub use keep::Keeping;
+/// The driver, in the version whose transactions [`PostgresStorage::submit_in`] takes.
+pub use tokio_postgres;
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
 use steadfast_core::name::{Kind, Queue, Slot, StoreId, TaskId};
@@ -77,6 +81,7 @@ struct Inner {
     readers: Vec<Link>,
     apply: String,
     keep: String,
+    submit: String,
     wake: Wake,
     listener: AbortHandle,
 }
@@ -101,6 +106,7 @@ impl PostgresStorage {
         })?;
         let (claim, apply) = (Function::claim(), Function::apply(&options.schema));
         let keep = Function::keep(&options.schema);
+        let submit = Function::submit(&options.schema, &apply);
         let mut shared = Shared {
             config: link::configure(config),
             schema: options.schema,
@@ -113,7 +119,7 @@ impl PostgresStorage {
         let unreachable =
             || Error::new(ErrorKind::Unavailable, "PostgreSQL can't be reached: no answer in time");
         let (mut client, _task) = connected.map_err(|_| unreachable())??;
-        let store = schema::ensure(&mut client, &shared.schema, &[&claim, &apply, &keep]).await?;
+        let store = schema::ensure(&mut client, &shared.schema, &[&claim, &apply, &keep, &submit]).await?;
         shared.store = Some(store.clone());
         let shared = Arc::new(shared);
         let links = |count: usize| (0..count.max(1)).map(|_| Link::new(Arc::clone(&shared))).collect();
@@ -128,6 +134,7 @@ impl PostgresStorage {
             readers: links(options.readers),
             apply: apply.name,
             keep: keep.name,
+            submit: visit::text(&shared.schema, &submit.name),
             wake,
             listener,
         })))
@@ -220,9 +227,8 @@ fn call_text(apply: &str, waves: usize, keep: Option<&str>) -> String {
     let mut text = String::new();
     let mut sent = 0;
     let mut call = |wave: i32, function: &str, count: usize| {
-        let numbers: Vec<String> = (1..=count).map(|at| format!("${}", sent + at)).collect();
         let union = if sent > 0 { " UNION ALL " } else { "" };
-        let numbers = numbers.join(", ");
+        let numbers = numbers(sent + 1..=sent + count);
         text += &format!("{union}SELECT {wave} AS wave, answer.* FROM {function}({numbers}) AS answer");
         sent += count;
     };
@@ -233,6 +239,11 @@ fn call_text(apply: &str, waves: usize, keep: Option<&str>) -> String {
         call(outcomes::KEPT, keep, Keeping::PARAMETERS.len());
     }
     text
+}
+
+/// `$1, $2, …`
+fn numbers(range: RangeInclusive<usize>) -> String {
+    range.map(|at| format!("${at}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Reads a claim's rows: the leases, in the order of the request's queues, and perhaps a last one with the next due.

@@ -19,6 +19,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls, Row, Statement};
 
 use crate::errors::{Connection, classify, unreachable};
+use crate::functions::PLANNER;
 use crate::outcomes::field;
 use crate::schema;
 
@@ -69,10 +70,10 @@ pub(crate) fn configure(mut config: Config) -> Config {
 }
 
 /// What a session is set to, whatever the server's, the database's or the role's defaults are. A role may have been
-/// given faster, weaker commits: an acknowledged task must survive a crash. Queue statements always use the indexes,
-/// also while statistics are stale.
+/// given faster, weaker commits: an acknowledged task must survive a crash.
 fn settings(schema: &str) -> String {
     let (statement, lock) = (STATEMENT_TIME_MAX.as_millis(), LOCK_WAIT_MAX.as_millis());
+    let planner = PLANNER.map(|setting| format!("SET {setting}")).join("; ");
     format!(
         "SET search_path = {schema}, pg_temp;
         SET default_transaction_isolation = 'read committed';
@@ -86,15 +87,7 @@ fn settings(schema: &str) -> String {
         EXCEPTION WHEN OTHERS THEN NULL; -- not on every platform
         END $$;
         SET client_min_messages = warning;
-        SET plan_cache_mode = force_generic_plan;
-        SET jit = off;
-        SET enable_nestloop = on;
-        SET enable_indexscan = on;
-        SET enable_tidscan = on;
-        SET enable_seqscan = off;
-        SET enable_bitmapscan = off;
-        SET enable_hashjoin = off;
-        SET enable_mergejoin = off;
+        {planner};
         SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
     )
 }

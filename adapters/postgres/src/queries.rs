@@ -8,7 +8,8 @@ use steadfast_core::storage::{
     Answer, Error, ErrorKind, Lapsed, Query, QueueStats, Stats, TaskFilter, View, Worker,
 };
 use steadfast_core::task::{
-    Attempt, Backoff, Cause, Checkpoint, LogEntry, OnParentFailure, Parent, Progress, State, Stream, Task,
+    Attempt, Backoff, Cause, Checkpoint, Fence, LogEntry, OnParentFailure, Parent, Progress, State, Stream,
+    Task,
 };
 use steadfast_core::time::{Timestamp, micros};
 use tokio_postgres::Row;
@@ -77,16 +78,7 @@ impl<'a> Reading<'a> {
                     WHERE edge.child = {id}) AS answer ON true ORDER BY answer.parent"
                 )
             }
-            Query::Log { task, after: (fence, number), limit } => {
-                let id = reading.text(task.as_str());
-                let fence = reading.number(signed(*fence));
-                let (number, limit) = (reading.number(i64::from(*number)), reading.number(i64::from(*limit)));
-                format!(
-                    "(SELECT fence, number, at, stream, text FROM log \
-                    WHERE task = {id} AND (fence, number) > ({fence}, {number}) \
-                    ORDER BY fence, number LIMIT {limit}) AS answer ON true ORDER BY answer.fence, answer.number"
-                )
-            }
+            Query::Log { task, after, limit } => reading.log(task, *after, *limit),
             Query::Checkpoints(task) => {
                 let id = reading.text(task.as_str());
                 format!(
@@ -126,6 +118,18 @@ impl<'a> Reading<'a> {
         };
         reading.text = format!("{HEAD} {answer}");
         reading
+    }
+
+    /// By attempt and number.
+    fn log(&mut self, task: &'a TaskId, after: (Fence, u32), limit: u32) -> String {
+        let id = self.text(task.as_str());
+        let (fence, number) = (self.number(signed(after.0)), self.number(i64::from(after.1)));
+        let limit = self.number(i64::from(limit));
+        format!(
+            "(SELECT fence, number, at, stream, text FROM log \
+            WHERE task = {id} AND (fence, number) > ({fence}, {number}) \
+            ORDER BY fence, number LIMIT {limit}) AS answer ON true ORDER BY answer.fence, answer.number"
+        )
     }
 
     /// Newest first. Only the filters asked for are in the text, so that the planner can choose an index by them.

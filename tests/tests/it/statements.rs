@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use steadfast_core::step::{Batch, Insert, Renewal, Step, Transition};
 use steadfast_core::storage::ClaimRequest;
+use steadfast_core::task::OnConflict;
 use steadfast_core::time::micros;
 use steadfast_postgres::statements::{self as s, Statement};
 use steadfast_sim::storage::flaws::Flaw;
@@ -126,7 +127,7 @@ impl Caller {
 
     /// `apply`'s function for one batch: one step, or a replacing.
     fn apply(&mut self, batch: &Batch) -> String {
-        let nothing = ["refused", "done", "stored", "m_task", "r_task"];
+        let nothing = ["refused", "done", "stored", "m_task", "r_task", "held", "freed"];
         let mut values: Values = nothing.into_iter().map(|name| (name, "'{}'".to_owned())).collect();
         values.insert("only_together", "false".into());
         let together = i32::from(batch.steps.len() > 1);
@@ -157,13 +158,14 @@ impl Caller {
         {
             return word;
         }
-        let mut ended = None;
+        let (mut ended, mut freed) = (None, None);
         if moves {
             let moved = self.run(&s::MOVE, &values).remove(0);
             if moved[0].is_none() {
                 return refusal(&self.run(&s::EXAMINE_MOVES, &values)[0]).expect("it wasn't moved");
             }
             ended.clone_from(&moved[5]);
+            freed.clone_from(&moved[10]);
             if moved[6].is_some() {
                 values.insert("again", text(moved[6].as_deref().expect("it works")));
                 values.insert("again_attempt", text(moved[7].as_deref().expect("it works")));
@@ -179,13 +181,26 @@ impl Caller {
                 |row: &&Row| row[1].as_deref().expect("it works").parse::<i16>().expect("it works") < 4;
             values.insert("pending", format!("array[{}]", found.iter().filter(waiting).count()));
         }
+        let waits = values.get("i_waits").is_some_and(|waits| waits != "null");
+        if waits {
+            values.insert("slots", values["i_slot"].clone());
+            let held = self.run(&s::LOCK_HOLDERS, &values).remove(0).remove(0).expect("it works");
+            values.insert("held", text(&held));
+        }
         while let Some(parents) = ended.take() {
             values.insert("ended", text(&parents));
             if self.run(&s::LOCK_CHILDREN, &values)[0][0].is_some() {
                 ended = self.run(&s::RELEASE, &values).remove(0).remove(0);
             }
         }
+        if let Some(freed) = &freed {
+            values.insert("freed", text(freed));
+        }
         if inserts {
+            if waits {
+                let waiting = self.run(&s::FIND_WAITING, &values).remove(0).remove(0).expect("it works");
+                values.insert("waiting", text(&waiting));
+            }
             let Some(stored) = self.run(&s::INSERT, &values).remove(0).remove(0) else {
                 return refusal(&self.run(&s::EXAMINE_INSERTS, &values)[0]).expect("it wasn't stored");
             };
@@ -193,6 +208,17 @@ impl Caller {
             if parents {
                 self.run(&s::INSERT_EDGES, &values);
             }
+            if waits {
+                let stranded = self.run(&s::FIND_STRANDED, &values).remove(0).remove(0);
+                assert_eq!(stranded.as_deref(), Some("f"), "the call would be sent again");
+            }
+        }
+        // Children that end with the task hold no slots in these programs.
+        if freed.is_some()
+            && let Some(heirs) = self.run(&s::LOCK_WAITERS, &values).remove(0).remove(0)
+        {
+            values.insert("heirs", text(&heirs));
+            self.run(&s::HAND_OVER, &values);
         }
         "applied".into()
     }
@@ -254,6 +280,7 @@ fn of_transition(step: &Transition, batch: i32) -> Values {
         ("m_fence", maybe(guard.fence.map(|fence| fence.to_string()))),
         ("m_live", flag(guard.unless_cancel_requested)),
         ("m_lapsed", flag(guard.lease_lapsed)),
+        ("m_overdue", flag(guard.overdue)),
         ("m_mark", one(mark.cast_signed())),
         ("m_target", one(change.to.code())),
         ("m_back", maybe(change.give_back_attempt.then(|| "1".into()))),
@@ -285,6 +312,7 @@ fn of_insert(step: &Insert, batch: i32) -> Values {
         ("i_kind", text_array([task.kind.as_str()])),
         ("i_queue", text_array([task.queue.as_str()])),
         ("i_slot", maybe(task.slot.as_ref().map(|(slot, _)| text(slot.as_str())))),
+        ("i_waits", maybe(matches!(task.slot, Some((_, OnConflict::Queue))).then(|| "true".into()))),
         ("i_key", maybe(task.key.as_ref().map(|key| text(key.as_str())))),
         ("i_priority", one(task.priority)),
         ("i_payload", one(bytes(&task.payload))),

@@ -5,3 +5,4 @@ mod connections;
 mod locks;
 mod schema;
 mod statements;
+mod submit;

@@ -1,8 +1,12 @@
 //! Opening: the schema, its versions, and servers that are set up for something else.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
+use steadfast_core::name::Slot;
+use steadfast_core::step::{Change, Guard, Outcome, Prune, States, Step, Transition};
 use steadfast_core::storage::{ErrorKind, Storage};
-use steadfast_core::task::State;
+use steadfast_core::task::{NewTask, OnConflict, State};
 use steadfast_postgres::{Options, PostgresStorage};
 
 use crate::bench::*;
@@ -80,4 +84,87 @@ async fn a_function_refuses_another_isolation_level() {
     let claim = format!("SELECT * FROM {name}('w', '{{}}', '{{}}', 1, 1, NULL)");
     let error = stranger.batch_execute(&claim).await.expect_err("the wrong level");
     assert_eq!(error.code().map(|code| code.code()), Some("SF002"), "{error}");
+}
+
+/// What version 1 stored goes on working, and a program of version 1 that still runs can't write by its old rules.
+#[tokio::test]
+async fn a_store_of_version_1_goes_on_working() {
+    let Some(database) = Database::new("a_store_of_version_1_goes_on_working") else { return };
+    let old = stranger(&database.url).await;
+    old.batch_execute(include_str!("version-1.sql")).await.expect("an empty database takes the dump");
+    let functions = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'steadfast'::regnamespace
+        AND proname IN ('apply_ca9dda3598ae0920', 'claim_35723444540f847b')";
+    let old_functions = async || old.query_one(functions, &[]).await.expect("counted").get::<_, i64>(0);
+    assert_eq!(old_functions().await, 2);
+    let store = database.open().await;
+    assert_eq!(store.store().as_str(), "e2a2684f-1633-46be-b6b0-afdd3c52b44f");
+    assert_eq!(old_functions().await, 0);
+
+    for (id, state) in [
+        ("succeeded", State::Succeeded),
+        ("retried", State::Ready),
+        ("running", State::Running),
+        ("blocked", State::Blocked),
+        ("scheduled", State::Scheduled),
+        ("ready", State::Ready),
+        ("cancelled", State::Cancelled),
+    ] {
+        let task = find(&store, id).await.expect("it is still there");
+        assert_eq!(task.state, state, "{id}");
+        assert!(!task.slot_waiting && task.deadline_at.is_none() && task.progress.is_none(), "{id}");
+    }
+    // Idempotency, slots, leases and edges of before hold.
+    let known = store.apply(&[put(keyed("again", "k"))]).await.expect("answered");
+    assert_eq!(stands(&known[0]), "succeeded");
+    let slot = |id: &str, on_conflict| NewTask { slot: Some((Slot::trusted("s"), on_conflict)), ..task(id) };
+    let refused = store.apply(&[put(slot("rejected", OnConflict::Reject))]).await.expect("answered");
+    assert!(matches!(&refused[..], [Outcome::Refused(_)]), "{refused:?}");
+    assert_all_applied(&store.apply(&[put(slot("waiting", OnConflict::Queue))]).await.expect("applied"));
+    assert!(find(&store, "waiting").await.expect("stored").slot_waiting);
+    let running = find(&store, "running").await.expect("it is still there");
+    let end = Transition::new(running.id, fenced(running.fence), Change::to(State::Succeeded));
+    assert_all_applied(&store.apply(&[Step::Transition(end).into()]).await.expect("applied"));
+    assert_eq!(find(&store, "blocked").await.expect("stored").state, State::Ready);
+    assert_eq!(find(&store, "waiting").await.expect("stored").state, State::Ready);
+    let leases = claim(&store, 10).await.expect("claimed").tasks;
+    let mut claimed: Vec<&str> = leases.iter().map(|lease| lease.task.as_str()).collect();
+    claimed.sort_unstable();
+    assert_eq!(claimed, ["blocked", "ready", "retried", "waiting"]);
+    let prune = Prune { succeeded: Duration::ZERO, otherwise: Duration::ZERO, limit: 10 };
+    assert_all_applied(&store.apply(&[Step::Prune(prune).into()]).await.expect("applied"));
+    assert!(find(&store, "cancelled").await.is_none());
+}
+
+fn fenced(fence: u64) -> Guard {
+    Guard {
+        from: States::RUNNING,
+        fence: Some(fence),
+        unless_cancel_requested: false,
+        lease_lapsed: false,
+        overdue: false,
+    }
+}
+
+/// A migration waits for those who work on the tables, longer than a statement waits for a lock.
+#[tokio::test]
+async fn a_migration_waits_for_an_open_transaction() {
+    let Some(database) = Database::new("a_migration_waits_for_an_open_transaction") else { return };
+    let old = stranger(&database.url).await;
+    old.batch_execute(include_str!("version-1.sql")).await.expect("an empty database takes the dump");
+    old.batch_execute("BEGIN; UPDATE steadfast.task SET rev = rev + 1 WHERE id = 'ready'")
+        .await
+        .expect("updated");
+    let url = database.url.clone();
+    let opens = tokio::spawn(async move { PostgresStorage::open(Options::new(url)).await });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'steadfast'
+        AND datname = current_database() AND wait_event_type = 'Lock'
+        AND clock_timestamp() - query_start > interval '400 ms'";
+    let witness = database.stranger().await;
+    while witness.query_one(waits, &[]).await.expect("counted").get::<_, i64>(0) == 0 {
+        assert!(!opens.is_finished(), "it waits");
+        tokio::task::yield_now().await;
+    }
+    old.batch_execute("COMMIT").await.expect("committed");
+    let store = opens.await.expect("no panic").expect("it opens once it can");
+    assert_eq!(find(&store, "ready").await.expect("it is still there").rev, 1);
 }

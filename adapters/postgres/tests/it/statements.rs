@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use steadfast_core::Verdict;
-use steadfast_core::name::Slot;
-use steadfast_core::step::{Batch, QueueLimit, Renewal, Step};
-use steadfast_core::storage::{Query, Storage};
-use steadfast_core::task::{NewTask, OnConflict, OnParentFailure, Parent};
+use steadfast_core::name::{Slot, TaskId};
+use steadfast_core::step::{Batch, Prune, QueueLimit, Renewal, Report, Step};
+use steadfast_core::storage::{Query, Storage, TaskFilter};
+use steadfast_core::task::{
+    Checkpoint, LogLine, NewTask, OnConflict, OnParentFailure, Parent, Progress, State, Stream,
+};
+use steadfast_core::{Verdict, decide};
 use steadfast_postgres::{Columns, Keeping, Options, PostgresStorage, statements};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -78,14 +80,60 @@ async fn no_statement_ever_reads_a_whole_table() {
             .await
             .expect("applied"),
     );
-    store.read(&Query::Lapsed { limit: 10 }).await.expect("read");
-    store.read(&Query::Attempts(leases[1].task.clone())).await.expect("read");
-    find(&store, "t7").await.expect("it is there");
+    reporting(&store).await;
+    waiting(&store).await;
+    let prune = Prune { succeeded: Duration::ZERO, otherwise: Duration::ZERO, limit: 50 };
+    assert_all_applied(&store.apply(&[Step::Prune(prune).into()]).await.expect("applied"));
+    let unfinished = TaskFilter { unfinished: true, in_slot: true, limit: 5, ..TaskFilter::default() };
+    for query in [
+        Query::Lapsed { limit: 10 },
+        Query::Overdue { limit: 10 },
+        Query::Attempts(leases[1].task.clone()),
+        Query::Parents(task("runs").id),
+        Query::Log { task: task("reports").id, after: (0, 0), limit: 10 },
+        Query::Checkpoints(task("reports").id),
+        Query::Tasks(unfinished.clone()),
+        Query::Tasks(TaskFilter { slot: Some(Slot::trusted("s")), ..unfinished }),
+    ] {
+        store.read(&query).await.expect("read");
+    }
+    find(&store, "reports").await.expect("it is there");
+    find(&store, "another-name").await.expect("it has that name too");
     drop(store);
     for ((table, whole, indexed), before) in scans(&database).await.into_iter().zip(before) {
         assert_eq!(whole, before.1, "{table}: how often it was read as a whole");
         assert!(indexed > before.2, "{table}: never read by an index");
     }
+}
+
+async fn reporting(store: &PostgresStorage) {
+    assert_all_applied(&store.apply(&[put(task("reports"))]).await.expect("applied"));
+    let lease = claim(store, 1).await.expect("claimed").tasks.remove(0);
+    let report = Report {
+        progress: Some(Progress { percent: 40, message: "scanning".into() }),
+        lines: vec![LogLine {
+            number: 1,
+            ago: Duration::ZERO,
+            stream: Stream::Stdout,
+            text: "a line".into(),
+        }],
+        checkpoints: vec![Checkpoint { name: "first".into(), value: (*b"1").into() }],
+        alias: Some(TaskId::trusted("another-name")),
+        ..Report::new(lease.task, lease.fence)
+    };
+    let call = [Step::Report(report).into(), put(task("beside"))];
+    assert_all_applied(&store.apply(&call).await.expect("applied"));
+}
+
+/// A slot is handed on while others wait for it.
+async fn waiting(store: &PostgresStorage) {
+    let slot = Some((Slot::trusted("s"), OnConflict::Queue));
+    let queued = |number| put(NewTask { slot: slot.clone(), ..task(&format!("q{number}")) });
+    let call: Vec<Batch> = (0..100).map(queued).collect();
+    assert_all_applied(&store.apply(&call).await.expect("applied"));
+    let cancel = decide::cancel(&task("q0").id, State::Ready, "enough").expect("it waits");
+    assert_all_applied(&store.apply(&[Step::Transition(cancel).into()]).await.expect("applied"));
+    assert_eq!(find(store, "q1").await.expect("stored").state, State::Ready);
 }
 
 /// For each table, how often it was read as a whole and by an index. Sessions hand in their counts when they end.
@@ -97,9 +145,9 @@ async fn scans(database: &Database) -> Vec<(String, i64, Option<i64>)> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let scans = "SELECT relname::text, seq_scan, idx_scan FROM pg_stat_user_tables
-        WHERE relname IN ('task', 'edge', 'attempt', 'queue') ORDER BY relname";
+        WHERE relname IN ('task', 'edge', 'attempt', 'queue', 'log', 'checkpoint', 'alias') ORDER BY relname";
     let rows = stranger.query(scans, &[]).await.expect("counted");
-    assert_eq!(rows.len(), 4);
+    assert_eq!(rows.len(), 7);
     rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
 }
 
