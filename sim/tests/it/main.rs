@@ -1,0 +1,4 @@
+//! The simulator's tests that are written with it as its users would.
+
+mod scripts;
+mod wrapped;
