@@ -67,6 +67,8 @@ pub(crate) struct Store {
     pub(crate) overdue: Vec<(TaskId, Head)>,
     /// Errors for the next calls that carry a report.
     pub(crate) report_errors: VecDeque<ErrorKind>,
+    /// How often the store says that a deadline hasn't passed yet.
+    pub(crate) not_yet: u32,
     /// Why reports are refused.
     pub(crate) refuses_reports: Option<Refusal>,
     /// Why transitions to a waiting state are refused.
@@ -118,6 +120,10 @@ impl Store {
                 }
                 Step::Transition(t) if t.change.to.is_waiting() && self.refuses_waiting.is_some() => {
                     return refused(self.refuses_waiting.as_ref().unwrap());
+                }
+                Step::Transition(t) if t.guard.overdue && self.not_yet > 0 => {
+                    self.not_yet -= 1;
+                    return refused(&Refusal::Stale(head));
                 }
                 Step::Insert(insert) => {
                     if let Some(known) = self.tasks.iter().find(|task| task.id == insert.task.id) {

@@ -196,13 +196,22 @@ pub fn conclude(
             }
         }
         (Some(Verdict::Retry { .. } | Verdict::Snooze { .. }) | None, Some(StopReason::Deadline)) => {
-            Verdict::Fail { cause: Cause::Deadline, error: OVERDUE.into() }
+            return Some(overrun(lease, entered));
         }
         (Some(Verdict::Retry { .. }) | None, Some(StopReason::Drained)) => {
             return Some(give_back(lease, entered));
         }
     };
     Some(settle(lease, verdict, entered))
+}
+
+/// An attempt that its worker stopped at the deadline. The worker's clock said when to ask; whether it has passed is
+/// for the store's to say.
+fn overrun(lease: &Lease, entered: Option<Duration>) -> Transition {
+    let failed = Verdict::Fail { cause: Cause::Deadline, error: OVERDUE.into() };
+    let mut transition = settle(lease, failed, entered);
+    transition.guard.overdue = true;
+    transition
 }
 
 /// What an overdue task's error says.
@@ -251,13 +260,19 @@ pub enum AfterRefusal {
     LeaseLost,
     /// A cancel came in between: this is how to end it.
     Instead(Transition),
+    /// By the store's clock its deadline hasn't passed yet: ask again; after a while give the attempt back.
+    NotYet,
 }
 
-/// Judges the state in which the settling of an attempt with this change, which was refused, found the task.
-pub fn after_refusal(lease: &Lease, refused: &Change, found: Head) -> AfterRefusal {
-    if found.state != State::Running || found.fence != lease.fence || !found.cancel_requested {
+/// Judges the state in which the settling of an attempt, which was refused, found the task.
+pub fn after_refusal(lease: &Lease, refused: &Transition, found: Head) -> AfterRefusal {
+    if found.state != State::Running || found.fence != lease.fence {
         return AfterRefusal::LeaseLost;
     }
+    if !found.cancel_requested {
+        return if refused.guard.overdue { AfterRefusal::NotYet } else { AfterRefusal::LeaseLost };
+    }
+    let refused = &refused.change;
     let why = "cancelled before another attempt";
     let change = Change {
         cause: Some(Cause::Cancelled),

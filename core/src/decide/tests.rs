@@ -90,7 +90,7 @@ fn a_mark_does_not_depend_on_when_it_is_sent() {
 fn a_cancel_between_an_attempt_and_its_retry_ends_the_task() {
     let found = Head { state: State::Running, rev: 3, fence: 7, cancel_requested: true };
     let entered = Some(Duration::from_millis(5));
-    let refused = settle(&lease(1, 3), failed(), entered).change;
+    let refused = settle(&lease(1, 3), failed(), entered);
     let AfterRefusal::Instead(transition) = after_refusal(&lease(1, 3), &refused, found) else {
         panic!("lease lost")
     };
@@ -203,4 +203,14 @@ fn a_task_is_hastened_from_where_it_was_seen_to_wait() {
     assert_eq!(next(State::Scheduled, Command::Promote), Some(hastened.change.to));
     assert!(State::ALL.into_iter().all(|s| hastened.guard.from.contains(s) == (s == State::Scheduled)));
     assert_ne!(hastened.mark, hasten(&TaskId::trusted("t"), 4).mark, "after another attempt it is another");
+}
+
+#[test]
+fn an_attempt_stopped_at_its_deadline_ends_only_if_the_store_agrees() {
+    let overrun = conclude(&lease(1, 3), None, Some(&StopReason::Deadline), None).expect("it is recorded");
+    assert!(overrun.guard.overdue && overrun.guard.fence == Some(7));
+    let found = Head { state: State::Running, rev: 3, fence: 7, cancel_requested: false };
+    assert_eq!(after_refusal(&lease(1, 3), &overrun, found), AfterRefusal::NotYet);
+    let lost = Head { fence: 8, ..found };
+    assert_eq!(after_refusal(&lease(1, 3), &overrun, lost), AfterRefusal::LeaseLost);
 }

@@ -1,8 +1,8 @@
 //! What an attempt says while it runs, on its way to the store: progress, lines of log, checkpoints, aliases.
 //!
-//! A handler puts it in a [`Desk`] through its [`Context`](crate::Context), from any thread, and goes on; the attempt's
-//! [`Reporter`](reporter::Reporter) takes it out and sends it. The lock is private to this module, its guard can't leave
-//! it, and nothing awaits under it.
+//! A handler puts it on a desk through its [`Context`](crate::Context), from any thread, and goes on; the attempt's
+//! reporter takes it and sends it. The lock is private to this module, its guard can't leave it, and nothing awaits
+//! under it.
 
 mod reporter;
 

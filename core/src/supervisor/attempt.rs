@@ -21,6 +21,8 @@ use crate::time::{Clock, Moment};
 const SETTLE_RETRY_MIN: Duration = Duration::from_millis(50);
 /// The longest wait before a settling is repeated.
 const SETTLE_RETRY_MAX: Duration = Duration::from_secs(2);
+/// How long the store's clock may be behind ours at a task's deadline.
+const NOT_YET_MAX: Duration = Duration::from_secs(5);
 /// How long the last report may hold up the settling: an outcome is worth more than a log.
 const LAST_REPORT_MAX: Duration = Duration::from_secs(5);
 
@@ -188,6 +190,7 @@ fn storable(verdict: Verdict) -> Verdict {
 async fn record<S: Storage, C: Clock>(engine: &Engine<S, C>, attempt: &Attempt, mut transition: Transition) {
     let lease = &attempt.lease;
     let mut delay = SETTLE_RETRY_MIN;
+    let began = engine.clock().now();
     loop {
         match engine.settle(transition.clone()).await {
             Ok(Outcome::Applied(_) | Outcome::Already(_)) => {
@@ -196,6 +199,15 @@ async fn record<S: Storage, C: Clock>(engine: &Engine<S, C>, attempt: &Attempt, 
             }
             Ok(Outcome::Refused(refused)) => match after(lease, &transition, &refused.why) {
                 AfterRefusal::Instead(instead) => transition = instead,
+                AfterRefusal::NotYet => {
+                    engine.clock().sleep(delay).await;
+                    delay = (delay * 2).min(SETTLE_RETRY_MAX);
+                    if engine.clock().now().since(began) >= NOT_YET_MAX {
+                        // Our clock is fast. The task deserves the time that it has left.
+                        let entered = attempt.entered_ago(engine.clock().now());
+                        transition = decide::give_back(lease, entered);
+                    }
+                }
                 AfterRefusal::LeaseLost => {
                     tracing::warn!(task = %lease.task, fence = lease.fence, why = ?refused.why, "settling refused: the lease was lost");
                     return;
@@ -243,7 +255,7 @@ fn log_settled(lease: &Lease, change: &Change) {
 
 fn after(lease: &Lease, refused: &Transition, why: &Refusal) -> AfterRefusal {
     match why {
-        Refusal::Stale(head) => decide::after_refusal(lease, &refused.change, *head),
+        Refusal::Stale(head) => decide::after_refusal(lease, refused, *head),
         Refusal::NotFound => AfterRefusal::LeaseLost,
         Refusal::IdTaken(_)
         | Refusal::KeyTaken(..)

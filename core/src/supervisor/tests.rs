@@ -150,3 +150,16 @@ fn the_sweeper_leaves_an_overdue_attempt_its_grace_and_ends_what_nobody_here_run
     bench.store.lock().overdue = vec![ours];
     assert_eq!(sweep(&mut bench), 1);
 }
+
+#[test]
+fn the_stores_clock_decides_whether_the_deadline_has_passed() {
+    let at_deadline = |not_yet, pass| {
+        let mut bench = Bench::new(stops_with(Verdict::error("stopped")), vec![due_in(5 * SECOND)]);
+        bench.store.lock().not_yet = not_yet;
+        bench.pass(5 * SECOND + pass);
+        let last = bench.store.settled().pop().unwrap();
+        (last.to, last.cause.unwrap())
+    };
+    assert_eq!(at_deadline(3, SECOND), (State::Failed, Cause::Deadline), "a little late");
+    assert_eq!(at_deadline(1_000, 10 * SECOND), (State::Ready, Cause::Drained), "given back to who comes");
+}

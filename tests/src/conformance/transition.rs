@@ -265,8 +265,7 @@ async fn a_guard_against_cancelled_tasks_holds<S: Storage>(bench: &Bench<S>) {
         let found = stale(outcome);
         assert_eq!(found, head(&before), "{name}");
         assert_eq!(bench.task(name).await, before, "{name}");
-        let decide::AfterRefusal::Instead(instead) = decide::after_refusal(&lease, &step.change, found)
-        else {
+        let decide::AfterRefusal::Instead(instead) = decide::after_refusal(&lease, &step, found) else {
             panic!("{name}: it is still this attempt's")
         };
         assert_eq!(moved(bench.send(Step::Transition(instead)).await).state, State::Cancelled, "{name}");
