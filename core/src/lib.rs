@@ -23,6 +23,8 @@ pub mod supervisor;
 pub mod sweeper;
 pub mod wake;
 
+#[cfg(test)]
+mod fake;
 mod sync;
 
 pub use engine::Engine;

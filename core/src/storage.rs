@@ -279,7 +279,7 @@ pub struct Error {
 }
 
 /// What a caller should do about an [`Error`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ErrorKind {
     /// Nothing was committed; the same call may succeed at once (serialization failure, deadlock, busy).
     Conflict,

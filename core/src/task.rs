@@ -186,7 +186,7 @@ words!(
 );
 
 /// A task as the store has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Task {
     /// Its identity.
     pub id: TaskId,
@@ -259,7 +259,7 @@ pub struct Task {
 }
 
 /// How far an attempt is, in its handler's words.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Progress {
     /// 0 to 100.
     pub percent: u8,
@@ -331,7 +331,7 @@ pub struct Checkpoint {
 }
 
 /// The wait before another attempt: `min × 2ⁿ`, at most `max`, ± 20 %.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Backoff {
     /// Before the second attempt.
     pub min: Duration,

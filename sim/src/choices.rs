@@ -4,9 +4,12 @@
 //! decisions names only departures. **A choice is keyed where it happens** (stream, site, actor, and how often the
 //! actor has been there), never by a global step number, so that an added choice doesn't shift the others.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::strategy::Order;
 
 /// Which part of the simulation chooses. The streams don't influence each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,13 +24,28 @@ pub enum Stream {
     Storage,
 }
 
+impl Stream {
+    /// All of them.
+    pub const ALL: [Stream; 4] = [Stream::Workload, Stream::Faults, Stream::Schedule, Stream::Storage];
+
+    /// Its name in capsules.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Stream::Workload => "workload",
+            Stream::Faults => "faults",
+            Stream::Schedule => "schedule",
+            Stream::Storage => "storage",
+        }
+    }
+}
+
 /// Where a choice was made, for the n-th time by this actor.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Site {
     /// The part of the simulation.
     pub stream: Stream,
     /// The place in it.
-    pub site: &'static str,
+    pub site: Cow<'static, str>,
     /// Who was there.
     pub actor: u64,
     /// How often before.
@@ -46,7 +64,7 @@ pub struct Decision {
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Site { stream, site, actor, arrival } = &self.site;
-        write!(f, "{stream:?} {site} actor {actor} arrival {arrival}: {}", self.value)
+        write!(f, "{} {site:?} actor {actor} arrival {arrival}: {}", stream.as_str(), self.value)
     }
 }
 
@@ -60,36 +78,84 @@ pub struct Choices(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     source: Source,
+    order: Order,
     arrivals: BTreeMap<(Stream, &'static str, u64), u32>,
     departures: Vec<Decision>,
     drawn: u64,
+    /// Every choice that the source didn't draw itself, with how many values it has; kept where somebody enumerates.
+    open: Option<Vec<Point>>,
+}
+
+/// A choice that could have been made differently.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Point {
+    /// Where.
+    pub site: Site,
+    /// How many values it has, the default among them.
+    pub values: u32,
 }
 
 #[derive(Debug)]
 enum Source {
     Seed(u64),
-    /// Everything that isn't listed is the default.
-    Recorded(BTreeMap<Site, u32>),
+    /// Everything that isn't listed is the default; or the workload is drawn from a seed, and all else is.
+    Recorded {
+        decisions: BTreeMap<Site, u32>,
+        workload: Option<u64>,
+    },
+    /// From a seed, but only at these sites, and there often.
+    Narrowed {
+        seed: u64,
+        sites: BTreeSet<(Stream, Cow<'static, str>)>,
+    },
 }
 
+/// How often at least a narrowed run departs from the default, of [`ODDS`], at a site where it may.
+const NARROWED_ODDS_MIN: u32 = 500;
+
 impl Choices {
-    /// All choices from one number.
+    /// All choices from one number, as a random walk.
     pub fn from_seed(seed: u64) -> Self {
-        Self::new(Source::Seed(seed))
+        Self::new(Source::Seed(seed), Order::SetAside, false)
+    }
+
+    /// All choices from one number; who goes first is decided by priorities that change now and then.
+    pub fn with_priorities(seed: u64) -> Self {
+        Self::new(Source::Seed(seed), Order::Priorities, false)
     }
 
     /// The choices of an earlier run, or some of them.
     pub fn from_decisions(decisions: impl IntoIterator<Item = Decision>) -> Self {
-        Self::new(Source::Recorded(decisions.into_iter().map(|d| (d.site, d.value)).collect()))
+        let decisions = decisions.into_iter().map(|d| (d.site, d.value)).collect();
+        Self::new(Source::Recorded { decisions, workload: None }, Order::Recorded, false)
     }
 
-    fn new(source: Source) -> Self {
+    /// The workload of a seed, and everything else the default but for these decisions; [`open`](Self::open) tells
+    /// what else could have been chosen.
+    pub fn enumerated(workload: u64, decisions: impl IntoIterator<Item = Decision>) -> Self {
+        let decisions = decisions.into_iter().map(|d| (d.site, d.value)).collect();
+        Self::new(Source::Recorded { decisions, workload: Some(workload) }, Order::SetAside, true)
+    }
+
+    /// Choices from a seed that depart from the default at these sites only.
+    pub fn narrowed(seed: u64, sites: BTreeSet<(Stream, Cow<'static, str>)>) -> Self {
+        Self::new(Source::Narrowed { seed, sites }, Order::Recorded, false)
+    }
+
+    fn new(source: Source, order: Order, enumerate: bool) -> Self {
         Self(Arc::new(Mutex::new(State {
             source,
+            order,
             arrivals: BTreeMap::new(),
             departures: Vec::new(),
             drawn: 0,
+            open: enumerate.then(Vec::new),
         })))
+    }
+
+    /// How the scheduler decides who goes first.
+    pub(crate) fn order(&self) -> Order {
+        self.lock().order
     }
 
     /// One of `0..n`, all alike; 0 is the default.
@@ -99,10 +165,16 @@ impl Choices {
 
     /// 0 but for `odds` in [`ODDS`] cases, where it is one of `1..=n`.
     pub fn depart(&self, stream: Stream, site: &'static str, actor: u64, odds: u32, n: u32) -> u32 {
+        let mut state = self.lock();
+        // Who was left out of the swarm may be among the sites that a run is narrowed to.
+        let odds = match state.source {
+            Source::Narrowed { .. } => odds.max(NARROWED_ODDS_MIN),
+            Source::Seed(_) | Source::Recorded { .. } => odds,
+        };
         let draw = |bits: u64| {
             if reduce(bits, ODDS) < odds { 1 + reduce(bits.rotate_left(32), n) } else { 0 }
         };
-        self.lock().choose(stream, site, actor, draw, n + 1)
+        state.choose(stream, site, actor, draw, n + 1)
     }
 
     /// Whether to depart from the default.
@@ -113,6 +185,23 @@ impl Choices {
     /// The departures so far, in the order in which they were made.
     pub fn departures(&self) -> Vec<Decision> {
         self.lock().departures.clone()
+    }
+
+    /// The decisions that were given and have not been met: the run went another way, or the place is gone.
+    pub fn unapplied(&self) -> Vec<Decision> {
+        let state = self.lock();
+        let decisions = match &state.source {
+            Source::Recorded { decisions, .. } => decisions,
+            Source::Seed(_) | Source::Narrowed { .. } => return Vec::new(),
+        };
+        let met: BTreeSet<&Site> = state.departures.iter().map(|departure| &departure.site).collect();
+        let unmet = decisions.iter().filter(|(site, _)| !met.contains(site));
+        unmet.map(|(site, value)| Decision { site: site.clone(), value: *value }).collect()
+    }
+
+    /// The choices of an [enumerated](Self::enumerated) run that came after the last of its decisions.
+    pub fn open(&self) -> Vec<Point> {
+        self.lock().open.clone().unwrap_or_default()
     }
 
     /// How many choices were made.
@@ -139,15 +228,30 @@ impl State {
         let count = self.arrivals.entry((stream, site, actor)).or_default();
         let arrival = *count;
         *count += 1;
+        let at = || Site { stream, site: Cow::Borrowed(site), actor, arrival };
         let value = match &self.source {
             Source::Seed(seed) => draw(bits(*seed, stream, site, actor, arrival)),
-            Source::Recorded(decisions) => {
-                let site = Site { stream, site, actor, arrival };
-                decisions.get(&site).copied().unwrap_or(0).min(n - 1)
+            Source::Narrowed { seed, sites } if sites.contains(&(stream, Cow::Borrowed(site))) => {
+                draw(bits(*seed, stream, site, actor, arrival))
+            }
+            Source::Narrowed { .. } => 0,
+            Source::Recorded { workload: Some(seed), .. } if stream == Stream::Workload => {
+                draw(bits(*seed, stream, site, actor, arrival))
+            }
+            Source::Recorded { decisions, .. } => {
+                let value = decisions.get(&at()).copied().unwrap_or(0).min(n - 1);
+                if let Some(open) = &mut self.open {
+                    if value != 0 {
+                        open.clear();
+                    } else if n > 1 {
+                        open.push(Point { site: at(), values: n });
+                    }
+                }
+                value
             }
         };
         if value != 0 {
-            self.departures.push(Decision { site: Site { stream, site, actor, arrival }, value });
+            self.departures.push(Decision { site: at(), value });
         }
         value
     }
@@ -201,6 +305,43 @@ mod tests {
         added.pick(Stream::Workload, "new", 0, 100);
         added.pick(Stream::Schedule, "what", 0, 100);
         assert_eq!(play(&plain), play(&added));
+    }
+
+    #[test]
+    fn a_narrowed_run_departs_nowhere_else() {
+        let choices = Choices::narrowed(7, BTreeSet::from([(Stream::Faults, "crash".into())]));
+        play(&choices);
+        let departures = choices.departures();
+        assert!(!departures.is_empty());
+        assert!(departures.iter().all(|decision| decision.site.site == "crash"), "{departures:?}");
+    }
+
+    #[test]
+    fn what_was_not_met_is_told() {
+        let choices = Choices::from_seed(7);
+        play(&choices);
+        let mut decisions = choices.departures();
+        let replayed = Choices::from_decisions(decisions.clone());
+        play(&replayed);
+        assert_eq!(replayed.unapplied(), []);
+        decisions[0].site.site = "elsewhere".into();
+        let replayed = Choices::from_decisions(decisions.clone());
+        play(&replayed);
+        assert_eq!(replayed.unapplied(), decisions[..1]);
+    }
+
+    #[test]
+    fn an_enumerated_run_tells_what_else_could_have_been_chosen() {
+        let choices = Choices::enumerated(7, []);
+        play(&choices);
+        let open = choices.open();
+        // The workload is drawn; the places where faults could be are open.
+        assert_eq!(open.len(), 80);
+        assert!(open.iter().all(|point| point.site.stream == Stream::Faults && point.values == 4));
+        let decision = Decision { site: open[50].site.clone(), value: 2 };
+        let choices = Choices::enumerated(7, [decision]);
+        play(&choices);
+        assert_eq!(choices.open(), open[51..]);
     }
 
     #[test]

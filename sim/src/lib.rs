@@ -4,12 +4,18 @@
 //! Read the modules in this order. Nothing here reads a real clock, a random source or hash-map order, so a seed
 //! is a run: see [`Choices`](choices::Choices).
 
+pub mod capsule;
 pub mod choices;
 pub mod db;
+pub mod determinism;
 pub mod history;
 pub mod oracle;
+pub mod page;
 pub mod scenario;
 pub mod scheduler;
+pub mod shrink;
+pub mod specimens;
 pub mod storage;
+pub mod strategy;
 pub mod sweep;
 pub mod world;

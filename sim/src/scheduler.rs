@@ -5,6 +5,8 @@
 //! timers that are only noticed when tokio is returned to (every `POLLS_BETWEEN_YIELDS` polls), livelock and deadlock
 //! (bounds that name the tasks and what they wait for).
 
+use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
@@ -14,9 +16,18 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use crate::choices::{Choices, Stream};
+use crate::strategy::Order;
 
 /// Polls after which tokio gets its turn.
 const POLLS_BETWEEN_YIELDS: u32 = 61;
+
+/// How far a task falls whose priority is lowered: behind all that haven't been.
+const LOWERED: u32 = 1_000;
+
+thread_local! {
+    /// What the task that is being polled on this thread says that it waits for.
+    static WAITS_FOR: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
 
 /// A group of tasks that freeze and die together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,7 +46,8 @@ pub struct Scheduler(Arc<Mutex<State>>);
 struct State {
     choices: Choices,
     tasks: BTreeMap<TaskNo, Task>,
-    tasks_made: u64,
+    /// The name of every task that there ever was, by its number.
+    names: Vec<Cow<'static, str>>,
     /// Woken and not polled since, by rank, then first come first served.
     ready: BTreeSet<(u32, u64, TaskNo)>,
     arrivals: u64,
@@ -44,11 +56,17 @@ struct State {
     polls: u64,
     /// In how many of ten thousand cases a woken task is set aside behind others.
     set_aside_odds: u32,
+    order: Order,
+    /// In how many of ten thousand wake-ups a task falls behind all others for good.
+    lowered_odds: u32,
 }
 
 struct Task {
-    name: String,
     node: NodeId,
+    /// Where it stands among all, for as long as it lives; the smallest goes first.
+    priority: u32,
+    /// What it said that it waits for, at its last poll.
+    waits_for: Option<&'static str>,
     /// `None` while it is being polled.
     future: Option<TaskFuture>,
     waker: Waker,
@@ -113,16 +131,20 @@ impl fmt::Debug for Scheduler {
 impl Scheduler {
     /// A scheduler without tasks. `set_aside_odds` of ten thousand arrivals are set aside.
     pub fn new(choices: Choices, set_aside_odds: u32) -> Self {
+        let order = choices.order();
+        let lowered_odds = order.lowered_odds(&choices);
         Self(Arc::new(Mutex::new(State {
             choices,
             tasks: BTreeMap::new(),
-            tasks_made: 0,
+            names: Vec::new(),
             ready: BTreeSet::new(),
             arrivals: 0,
             frozen: BTreeSet::new(),
             root: None,
             polls: 0,
             set_aside_odds,
+            order,
+            lowered_odds,
         })))
     }
 
@@ -130,17 +152,19 @@ impl Scheduler {
     pub fn spawn(
         &self,
         node: NodeId,
-        name: impl Into<String>,
+        name: impl Into<Cow<'static, str>>,
         future: impl Future<Output = ()> + Send + 'static,
     ) -> TaskNo {
         let mut state = self.lock();
-        let task = TaskNo(state.tasks_made);
-        state.tasks_made += 1;
+        let task = TaskNo(state.names.len() as u64);
+        state.names.push(name.into());
+        let priority = state.order.priority(&state.choices, task.0);
         let waker = Waker::from(Arc::new(TaskWaker { task, scheduler: self.clone() }));
         let future: TaskFuture = Box::pin(future);
-        state
-            .tasks
-            .insert(task, Task { name: name.into(), node, future: Some(future), waker, is_ready: false });
+        state.tasks.insert(
+            task,
+            Task { node, priority, waits_for: None, future: Some(future), waker, is_ready: false },
+        );
         state.make_ready(task);
         let root = state.root.take();
         drop(state);
@@ -184,6 +208,11 @@ impl Scheduler {
     /// How many polls there were.
     pub fn polls(&self) -> u64 {
         self.lock().polls
+    }
+
+    /// The names of all tasks that there ever were, by their numbers.
+    pub fn names(&self) -> Vec<Cow<'static, str>> {
+        self.lock().names.clone()
     }
 
     /// Runs until `main` has finished, within bounds, then drops all that is left.
@@ -238,6 +267,7 @@ impl Scheduler {
             let Some((number, mut future, waker)) = self.lock().take_next(context) else {
                 return Poll::Pending;
             };
+            WAITS_FOR.set(None);
             let finished = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
             self.put_back(number, future, finished);
             if self.polls() > bounds.polls {
@@ -254,6 +284,7 @@ impl Scheduler {
             match state.tasks.get_mut(&number) {
                 Some(task) if !finished => {
                     task.future = Some(future);
+                    task.waits_for = WAITS_FOR.get();
                     None
                 }
                 // It was killed by its own poll, or is through.
@@ -272,11 +303,15 @@ impl Scheduler {
         let state = self.lock();
         let names: Vec<String> = state
             .tasks
-            .values()
-            .map(|task| {
+            .iter()
+            .map(|(number, task)| {
+                let name = &state.names[usize::try_from(number.0).expect("a task has a name")];
                 let frozen = if state.frozen.contains(&task.node) { " (frozen)" } else { "" };
-                let what = if task.is_ready { "ready" } else { "waiting" };
-                format!("{} {what}{frozen}", task.name)
+                match (task.is_ready, task.waits_for) {
+                    (true, _) => format!("{name} is ready{frozen}"),
+                    (false, Some(what)) => format!("{name} waits for {what}{frozen}"),
+                    (false, None) => format!("{name} waits{frozen}"),
+                }
             })
             .collect();
         names.join(", ")
@@ -294,7 +329,15 @@ impl State {
             return;
         }
         task.is_ready = true;
-        let rank = self.choices.depart(Stream::Schedule, "set aside", number.0, self.set_aside_odds, 7);
+        if self.order.has_priorities()
+            && self.choices.odds(Stream::Schedule, "lowered", number.0, self.lowered_odds)
+        {
+            task.priority += LOWERED;
+        }
+        let mut rank = task.priority;
+        if self.order.sets_aside() {
+            rank += self.choices.depart(Stream::Schedule, "set aside", number.0, self.set_aside_odds, 7);
+        }
         self.arrivals += 1;
         self.ready.insert((rank, self.arrivals, number));
     }
@@ -331,6 +374,22 @@ pub fn yield_now() -> impl Future<Output = ()> + Send {
         context.waker().wake_by_ref();
         Poll::Pending
     })
+}
+
+/// Waits for a future, and says what for where a run gets stuck. The innermost word counts.
+pub fn waiting_for<F: Future>(what: &'static str, future: F) -> impl Future<Output = F::Output> {
+    // Boxed futures would cost more than they tell; a pinned one in an async block is free.
+    async move {
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(move |context| {
+            let polled = future.as_mut().poll(context);
+            if polled.is_pending() && WAITS_FOR.get().is_none() {
+                WAITS_FOR.set(Some(what));
+            }
+            polled
+        })
+        .await
+    }
 }
 
 #[cfg(test)]
@@ -377,9 +436,9 @@ mod tests {
     #[test]
     fn bounds_name_what_is_stuck() {
         let scheduler = Scheduler::new(Choices::from_seed(1), 0);
-        scheduler.spawn(NodeId(1), "waits for ever", std::future::pending());
+        scheduler.spawn(NodeId(1), "w1/supervisor", waiting_for("an answer", std::future::pending()));
         let stuck = scheduler.run(BOUNDS, std::future::pending::<()>());
-        assert_eq!(stuck, Err(Stuck::Time("waits for ever waiting, main waiting".into())));
+        assert_eq!(stuck, Err(Stuck::Time("w1/supervisor waits for an answer, main waits".into())));
         let stuck = Scheduler::new(Choices::from_seed(1), 0).run(BOUNDS, async {
             loop {
                 yield_now().await;

@@ -1,17 +1,32 @@
-//! Running scenarios from seeds: one run, many runs, and the page that a failure prints.
+//! Running scenarios: one run, every run of a strategy, many seeds on several threads.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use steadfast_core::name::TaskId;
 
 use crate::choices::{Choices, Decision};
-use crate::history::{self, Entry, Event};
-use crate::oracle::{self, Violation};
+use crate::determinism::{self, Divergence};
+use crate::history::Entry;
+use crate::oracle::{self, Violation, goals};
 use crate::scenario::{BOUNDS, Scenario};
-use crate::scheduler::Stuck;
+use crate::scheduler::{Bounds, Stuck};
 use crate::storage::flaws::Flaw;
+use crate::strategy::{Enumerated, Enumeration, Strategy};
 use crate::world::{EPOCH, Profile, World};
+
+/// How many runs an exhaustive search of one workload has at most.
+pub const ENUMERATED_RUNS_MAX: u64 = 200_000;
+/// Every so many-th seed of a sweep is run twice, to see that it is the same run.
+const SEEDS_PER_RERUN: u64 = 128;
+/// How many unfinished tasks are named where a run got stuck.
+const STUCK_TASKS_SHOWN_MAX: usize = 5;
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -27,135 +42,303 @@ pub struct Setup {
 /// What a run came to.
 #[derive(Debug)]
 pub struct Report {
+    /// What was run.
+    pub setup: Setup,
     /// The seed, where there was one.
     pub seed: Option<u64>,
-    /// The scenario's name.
-    pub scenario: &'static str,
-    /// On which store.
-    pub profile: Profile,
+    /// How its choices were drawn.
+    pub strategy: Strategy,
+    /// How many runs it took: 1, but for an exhaustive search.
+    pub runs: u64,
     /// Polls of all tasks.
     pub steps: u64,
     /// How long it lasted in virtual time.
     pub virtual_time: Duration,
     /// What was chosen differently from the default.
     pub decisions: Vec<Decision>,
+    /// What should have been chosen differently, but the run never came there.
+    pub unapplied: Vec<Decision>,
     /// The properties that were broken, and whether it got stuck.
     pub violations: Vec<Violation>,
     /// All that happened.
     pub entries: Vec<Entry>,
+    /// The names of the scheduler's tasks, by their numbers.
+    pub tasks: Vec<Cow<'static, str>>,
+    pub(crate) hash: u64,
 }
 
 impl Report {
-    /// A number that is equal for equal histories.
+    /// A number that is equal for equal runs: for their histories and their numbers of steps.
     pub fn hash(&self) -> u64 {
-        history::hash(&self.entries)
+        self.hash
+    }
+
+    /// The violation that says most: that a task never ended is often only what another one led to.
+    pub fn headline(&self) -> Option<&Violation> {
+        let first = self.violations.iter().find(|violation| violation.property != "P1");
+        first.or(self.violations.first())
+    }
+
+    /// Whether it broke this property.
+    pub fn breaks(&self, property: &str) -> bool {
+        self.violations.iter().any(|violation| violation.property == property)
     }
 }
 
 impl Setup {
-    /// Runs one seed.
+    /// Runs one seed as a random walk.
     pub fn run(&self, seed: u64) -> Report {
         Report { seed: Some(seed), ..self.run_choices(Choices::from_seed(seed)) }
     }
 
+    /// Runs one seed; an exhaustive search runs until something is broken, and reports on its first run if nothing is.
+    pub fn run_with(&self, strategy: Strategy, seed: u64) -> Report {
+        let report = match strategy {
+            Strategy::Random | Strategy::Pct => self.run_choices(strategy.choices(seed)),
+            Strategy::Exhaustive { departures } => self.enumerate(seed, departures),
+        };
+        Report { seed: Some(seed), strategy, ..report }
+    }
+
     /// Runs from any choices.
     pub fn run_choices(&self, choices: Choices) -> Report {
+        self.run_within(BOUNDS, choices)
+    }
+
+    /// Runs from any choices within these bounds.
+    pub fn run_within(&self, bounds: Bounds, choices: Choices) -> Report {
         let world = World::new(choices.clone(), self.profile, self.flaws.iter().copied());
-        let outcome = world.scheduler().run(BOUNDS, (self.scenario.run)(world.clone()));
+        let outcome = world.scheduler().run(bounds, (self.scenario.run)(world.clone()));
         let entries = world.history().entries();
         // Where time ran out everybody had more than enough of it.
         let at_rest = !matches!(outcome, Err(Stuck::Polls(_)));
         let mut violations = oracle::judge(&entries, at_rest);
         if let Err(stuck) = outcome {
-            let meaning = "an accepted task ends";
-            violations.push(Violation {
-                property: "P1",
-                meaning,
-                what: stuck.to_string(),
-                task: unfinished(&world),
-            });
+            violations.push(of_stuck(&stuck, &world));
         }
+        let steps = world.scheduler().polls();
         Report {
+            setup: self.clone(),
             seed: None,
-            scenario: self.scenario.name,
-            profile: self.profile,
-            steps: world.scheduler().polls(),
+            strategy: Strategy::Random,
+            runs: 1,
+            steps,
             virtual_time: entries.last().map(|entry| entry.at.since(EPOCH)).unwrap_or_default(),
             decisions: choices.departures(),
+            unapplied: choices.unapplied(),
             violations,
+            hash: determinism::hash(&entries).wrapping_add(steps),
             entries,
+            tasks: world.scheduler().names(),
         }
+    }
+
+    fn enumerate(&self, workload: u64, departures_max: u32) -> Report {
+        let enumeration = Enumeration { workload, departures_max, runs_max: ENUMERATED_RUNS_MAX };
+        let mut runs = 0;
+        let enumerated = enumeration.each(|choices| {
+            let report = self.run_choices(choices.clone());
+            runs += 1;
+            if report.violations.is_empty() { ControlFlow::Continue(()) } else { ControlFlow::Break(report) }
+        });
+        match enumerated {
+            Enumerated::Found(report, _) => Report { runs, ..report },
+            Enumerated::All(_) | Enumerated::GivenUp => {
+                Report { runs, ..self.run_choices(Choices::enumerated(workload, [])) }
+            }
+        }
+    }
+
+    /// Runs one seed twice.
+    ///
+    /// # Errors
+    /// [`Divergence`] where it wasn't the same run.
+    pub fn run_twice(&self, seed: u64) -> Result<Report, Box<Divergence>> {
+        let (first, second) = (self.run(seed), self.run(seed));
+        if first.hash == second.hash {
+            return Ok(first);
+        }
+        // Where the histories agree the steps don't: they part in what isn't noted.
+        let nothing = || Divergence {
+            seed: None,
+            number: first.entries.len(),
+            before: first.entries.last().cloned(),
+            left: None,
+            right: None,
+        };
+        let divergence =
+            determinism::first_divergence(&first.entries, &second.entries).unwrap_or_else(nothing);
+        Err(Box::new(Divergence { seed: Some(seed), ..divergence }))
     }
 
     /// Runs seeds until one breaks a property; answers with its report.
     pub fn find(&self, seeds: impl IntoIterator<Item = u64>) -> Option<Report> {
-        seeds.into_iter().map(|seed| self.run(seed)).find(|report| !report.violations.is_empty())
+        self.find_with(Strategy::Random, seeds)
+    }
+
+    /// The same with another strategy.
+    pub fn find_with(&self, strategy: Strategy, seeds: impl IntoIterator<Item = u64>) -> Option<Report> {
+        let mut reports = seeds.into_iter().map(|seed| self.run_with(strategy, seed));
+        reports.find(|report| !report.violations.is_empty())
     }
 }
 
-fn unfinished(world: &World) -> Option<TaskId> {
-    world.history().tasks().values().find(|task| !task.state.is_terminal()).map(|task| task.id.clone())
+fn of_stuck(stuck: &Stuck, world: &World) -> Violation {
+    let tasks = world.history().tasks();
+    let unfinished: Vec<_> = tasks.values().filter(|task| !task.state.is_terminal()).collect();
+    let mut what = stuck.to_string();
+    for task in unfinished.iter().take(STUCK_TASKS_SHOWN_MAX) {
+        what += &format!("; {} is {}", task.id, task.state);
+        if task.parents_pending > 0 {
+            what += &format!(" and waits for {} of its parents", task.parents_pending);
+        }
+        if let (Some(worker), false) = (&task.worker, task.state.is_waiting()) {
+            what += &format!(" under {worker}, fence {}", task.fence);
+        }
+    }
+    if unfinished.len() > STUCK_TASKS_SHOWN_MAX {
+        what += &format!("; and {} more", unfinished.len() - STUCK_TASKS_SHOWN_MAX);
+    }
+    let task: Option<TaskId> = unfinished.first().map(|task| task.id.clone());
+    Violation { property: "P1", meaning: "an accepted task ends", what, task }
+}
+
+/// Many seeds on several threads. The threads are outside of every simulation: each run is one thread's alone.
+#[derive(Debug, Clone)]
+pub struct Sweep {
+    /// What each seed is run on.
+    pub setups: Vec<Setup>,
+    /// Which seeds.
+    pub seeds: Range<u64>,
+    /// How their choices are drawn.
+    pub strategy: Strategy,
+    /// How many threads.
+    pub jobs: NonZeroUsize,
+}
+
+/// What a sweep came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// How many runs there were: of each seed, one for each setup.
+    pub runs: u64,
+    /// How many of them broke something, or weren't the same when they were run again.
+    pub failures: u64,
+    /// How many were run again to see that.
+    pub reruns: u64,
+    /// In how many runs each goal was reached.
+    pub goals: BTreeMap<&'static str, u64>,
+    /// Polls of all runs.
+    pub steps: u64,
+    /// Virtual time of all runs.
+    pub virtual_time: Duration,
+    /// A number that is equal for equal runs, in whatever order they were made.
+    pub hash: u64,
+}
+
+/// What a sweep tells while it goes on.
+#[derive(Debug)]
+pub enum News {
+    /// A run went well.
+    Held,
+    /// A run broke a property.
+    Broke(Box<Report>),
+    /// A run wasn't the same when it was run again.
+    Parted(Box<Divergence>),
+}
+
+impl Sweep {
+    /// Runs all seeds, or until `go_on` says no; tells the caller's thread what happens, in no particular order.
+    pub fn run(&self, go_on: impl Fn() -> bool + Sync, mut tell: impl FnMut(News)) -> Swept {
+        let next = AtomicU64::new(self.seeds.start);
+        let mut swept = Swept::default();
+        let stopped = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (sender, receiver) = mpsc::sync_channel(64);
+            for _ in 0..self.jobs.get() {
+                let (sender, next, go_on, stopped) = (sender.clone(), &next, &go_on, &stopped);
+                scope.spawn(move || {
+                    while !stopped.load(Ordering::Relaxed) && go_on() {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= self.seeds.end {
+                            break;
+                        }
+                        for setup in &self.setups {
+                            if sender.send(self.one(setup, seed)).is_err() {
+                                return;
+                            }
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            for (part, news) in receiver {
+                swept.add(part);
+                tell(news);
+            }
+        });
+        swept
+    }
+
+    fn one(&self, setup: &Setup, seed: u64) -> (Swept, News) {
+        let is_rerun = self.strategy == Strategy::Random && seed % SEEDS_PER_RERUN == 0;
+        let report = if is_rerun { setup.run_twice(seed) } else { Ok(setup.run_with(self.strategy, seed)) };
+        let mut part = Swept { runs: 1, reruns: u64::from(is_rerun), ..Swept::default() };
+        let report = match report {
+            Ok(report) => report,
+            Err(divergence) => return (Swept { failures: 1, ..part }, News::Parted(divergence)),
+        };
+        part.runs = report.runs;
+        part.goals = goals::reached(&report.entries).into_iter().map(|goal| (goal, 1)).collect();
+        part.steps = report.steps;
+        part.virtual_time = report.virtual_time;
+        part.hash = report.hash ^ seed.rotate_left(32);
+        if report.violations.is_empty() {
+            return (part, News::Held);
+        }
+        (Swept { failures: 1, ..part }, News::Broke(Box::new(report)))
+    }
+}
+
+impl Swept {
+    fn add(&mut self, part: Swept) {
+        let Swept { runs, failures, reruns, goals, steps, virtual_time, hash } = part;
+        self.runs += runs;
+        self.failures += failures;
+        self.reruns += reruns;
+        for (goal, count) in goals {
+            *self.goals.entry(goal).or_default() += count;
+        }
+        self.steps += steps;
+        self.virtual_time += virtual_time;
+        self.hash = self.hash.wrapping_add(hash);
+    }
+
+    /// The goals that no run reached.
+    pub fn missed(&self) -> Vec<&'static str> {
+        goals::GOALS.iter().copied().filter(|goal| !self.goals.contains_key(goal)).collect()
+    }
 }
 
 impl fmt::Display for Report {
-    /// The page of a failure: the properties in words, the history of the tasks concerned, and how to see it again.
+    /// The page of a failure, shrunk: that takes up to [`TRIES_MAX`](crate::shrink::TRIES_MAX) runs. A line where
+    /// nothing is broken.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seed = self.seed.map_or_else(|| "(recorded)".to_owned(), |seed| seed.to_string());
-        writeln!(f, "scenario {} on {}, seed {seed}", self.scenario, self.profile.as_str())?;
-        writeln!(
-            f,
-            "hash {:016x}, {} steps, {:?} of virtual time",
-            self.hash(),
-            self.steps,
-            self.virtual_time
-        )?;
-        for violation in &self.violations {
-            writeln!(f, "BROKEN {violation}")?;
+        match self.headline() {
+            Some(violation) => crate::page::Page::of(self, violation.property).fmt(f),
+            None => {
+                let Setup { scenario, profile, .. } = &self.setup;
+                let seed = self.seed.map_or_else(|| "recorded".to_owned(), |seed| format!("seed {seed}"));
+                let seconds = self.virtual_time.as_secs_f64();
+                write!(
+                    f,
+                    "{} on {}, {seed}: holds; hash {:016x}, {} steps, {seconds:.1} s of virtual time",
+                    scenario.name,
+                    profile.as_str(),
+                    self.hash,
+                    self.steps
+                )
+            }
         }
-        let mut tasks: Vec<TaskId> =
-            self.violations.iter().filter_map(|violation| violation.task.clone()).collect();
-        tasks.extend(parents(&self.entries, &tasks));
-        for entry in self.entries.iter().filter(|entry| tasks.is_empty() || concerns(&entry.event, &tasks)) {
-            writeln!(f, "{entry}")?;
-        }
-        if let Some(seed) = self.seed {
-            writeln!(
-                f,
-                "again: STEADFAST_SEED={seed} STEADFAST_PROFILE={} cargo test -p steadfast-tests simulation",
-                self.profile.as_str()
-            )?;
-        }
-        Ok(())
-    }
-}
-
-fn parents(entries: &[Entry], tasks: &[TaskId]) -> Vec<TaskId> {
-    let edges = entries
-        .iter()
-        .filter_map(|entry| if let Event::Edge(edge) = &entry.event { Some(edge) } else { None });
-    edges.filter(|edge| tasks.contains(&edge.child)).map(|edge| edge.parent.clone()).collect()
-}
-
-fn concerns(event: &Event, tasks: &[TaskId]) -> bool {
-    match event {
-        Event::Changed { after, .. } => tasks.contains(&after.id),
-        Event::Pruned { task } => tasks.contains(&task.id),
-        Event::Edge(edge) => tasks.contains(&edge.child) && tasks.contains(&edge.parent),
-        Event::Submitting { task }
-        | Event::Submitted { task, .. }
-        | Event::Kept { task, .. }
-        | Event::Aliased { task, .. }
-        | Event::Reported { task, .. }
-        | Event::Cancelled { task, .. }
-        | Event::Entered { task, .. }
-        | Event::Told { task, .. }
-        | Event::Said { task, .. } => tasks.contains(task),
-        Event::Limited { .. }
-        | Event::Started { .. }
-        | Event::Crashed { .. }
-        | Event::Froze { .. }
-        | Event::Thawed { .. }
-        | Event::Healed => true,
     }
 }
 
@@ -164,13 +347,46 @@ mod tests {
     use super::*;
     use crate::scenario::workers;
 
+    fn setup(profile: Profile) -> Setup {
+        Setup { scenario: workers::SCENARIO, profile, flaws: Vec::new() }
+    }
+
     #[test]
     fn a_few_seeds_hold() {
         for profile in Profile::ALL {
-            let setup = Setup { scenario: workers::SCENARIO, profile, flaws: Vec::new() };
-            if let Some(report) = setup.find(0..50) {
+            if let Some(report) = setup(profile).find(0..50) {
                 panic!("{report}");
             }
         }
+    }
+
+    #[test]
+    fn a_sweep_is_the_same_on_one_thread_and_on_two() {
+        let sweep = |jobs| {
+            let setups = Profile::ALL.map(setup).to_vec();
+            let jobs = NonZeroUsize::new(jobs).unwrap();
+            Sweep { setups, seeds: 0..40, strategy: Strategy::Random, jobs }.run(|| true, |_| {})
+        };
+        let one = sweep(1);
+        assert_eq!(one, sweep(2));
+        assert_eq!((one.runs, one.reruns, one.failures), (80, 2, 0));
+    }
+
+    #[test]
+    fn a_sweep_ends_when_it_is_told_to() {
+        let done = AtomicU64::new(0);
+        let sweep = Sweep {
+            setups: vec![setup(Profile::Sqlite)],
+            seeds: 0..u64::MAX,
+            strategy: Strategy::Pct,
+            jobs: NonZeroUsize::MIN,
+        };
+        let swept = sweep.run(
+            || done.load(Ordering::Relaxed) < 3,
+            |_| {
+                done.fetch_add(1, Ordering::Relaxed);
+            },
+        );
+        assert!((3..100).contains(&swept.runs), "{}", swept.runs);
     }
 }

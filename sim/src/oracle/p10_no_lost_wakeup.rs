@@ -1,9 +1,10 @@
-//! P10: at rest no child is blocked although all its parents have ended.
+//! P10: at rest no child is blocked although all its parents have ended. (Whether it waits for its slot in vain as well is
+//! P11's business.)
 
 use std::collections::BTreeMap;
 
-use steadfast_core::State;
 use steadfast_core::name::TaskId;
+use steadfast_core::{State, Task};
 
 use super::{Facts, Found, Property};
 use crate::history::Event;
@@ -20,7 +21,7 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             parents.entry(&edge.child).or_default().push(&edge.parent);
         }
     }
-    for (id, task) in facts.tasks.iter().filter(|(_, task)| task.state == State::Blocked) {
+    for (id, task) in facts.tasks.iter().filter(|(_, task)| is_blocked(task)) {
         let is_unfinished = |parent: &TaskId| facts.tasks.get(parent).is_some_and(|p| !p.state.is_terminal());
         if !parents.get(*id).into_iter().flatten().any(|parent| is_unfinished(parent)) {
             let counted = task.parents_pending;
@@ -30,6 +31,10 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             );
         }
     }
+}
+
+fn is_blocked(task: &Task) -> bool {
+    task.state == State::Blocked && !task.slot_waiting
 }
 
 #[cfg(test)]
@@ -61,5 +66,9 @@ mod tests {
             entries
         };
         tells_apart(&PROPERTY, &history(State::Running), &history(State::Succeeded));
+        let mut waits = history(State::Succeeded);
+        let slotted = Task { id: TaskId::trusted("c"), state: State::Blocked, slot_waiting: true, ..task() };
+        waits.extend(changes(&[(1, slotted)]));
+        tells_apart(&PROPERTY, &waits, &history(State::Succeeded));
     }
 }

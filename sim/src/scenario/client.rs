@@ -37,9 +37,10 @@ pub(super) struct Client {
 impl Client {
     /// Submits and cancels, one after the other, with pauses.
     pub(super) async fn run(self) {
+        let replacing = self.choices().pick(Stream::Workload, "swarm: children replace", 0, 3) == 2;
         for number in 0..TASKS {
             self.pause(number).await;
-            let task = self.plan(number);
+            let task = self.plan(number, replacing);
             self.submit(number, task).await;
             self.keep_house(number).await;
             let choices = self.choices();
@@ -77,11 +78,12 @@ impl Client {
         self.engine.prune(Prune { succeeded: RETENTION, otherwise, limit: 5 }).await
     }
 
-    fn choices(&self) -> &Choices {
+    pub(super) fn choices(&self) -> &Choices {
         self.node.world().choices()
     }
 
-    fn plan(&self, number: u64) -> NewTask {
+    /// `replacing`: whether children may take a slot from its holder.
+    fn plan(&self, number: u64, replacing: bool) -> NewTask {
         let choices = self.choices();
         let pick = |site, n| choices.pick(Stream::Workload, site, number, n);
         let odds = |site, odds| choices.odds(Stream::Workload, site, number, odds);
@@ -104,8 +106,8 @@ impl Client {
         }
         if odds("slot", 4_000) {
             let on_conflict = match pick("on conflict", 10) {
-                0..=2 => OnConflict::Replace,
-                3..=7 => OnConflict::Queue,
+                3..=7 if !replacing => OnConflict::Queue,
+                0..=7 => OnConflict::Replace,
                 8 => OnConflict::Join,
                 _ => OnConflict::Reject,
             };
@@ -121,7 +123,10 @@ impl Client {
         if odds("delay", 2_000) {
             task.due = Due::After(Duration::from_secs(u64::from(pick("due", 20))));
         }
-        if number > 0 && odds("parents", 4_500) {
+        // Who replaces comes before those that wait for the slot. If one of them is its parent, directly or not, both wait
+        // for ever, as was asked for: so a run has either children that replace or tasks that wait for slots.
+        let overtakes = matches!(task.slot, Some((_, OnConflict::Replace))) && !replacing;
+        if number > 0 && !overtakes && odds("parents", 4_500) {
             let n = u32::try_from(number).expect("few");
             let parents: BTreeSet<u32> =
                 (0..=pick("how many parents", 3)).map(|_| pick("which parent", n)).collect();
@@ -140,18 +145,21 @@ impl Client {
         task
     }
 
-    async fn submit(&self, number: u64, task: NewTask) {
+    pub(super) async fn submit(&self, number: u64, task: NewTask) {
         let id = task.id.clone();
         self.node.record(Event::Submitting { task: id.clone() });
         let patience =
             self.choices().depart(Stream::Faults, "client goes away", number, self.drop_odds(), 12);
-        for round in 0..=RESUBMITS_MAX {
+        // Some take the first answer for what it says.
+        let gives_up = self.choices().odds(Stream::Workload, "gives up", number, 3_000);
+        let rounds = if gives_up { 0 } else { RESUBMITS_MAX };
+        for round in 0..=rounds {
             let answer = match dropped_after(patience, self.engine.submit(task.clone())).await {
                 None => SubmitAnswer::Dropped,
                 Some(Ok(Submitted::Accepted(accepted))) => SubmitAnswer::Accepted(accepted.id),
                 Some(Ok(Submitted::Refused(refusal))) => SubmitAnswer::Refused(format!("{refusal:?}")),
                 Some(Ok(Submitted::Invalid(invalid))) => unreachable!("the plan is valid: {invalid}"),
-                Some(Err(error)) if round < RESUBMITS_MAX && is_worth_repeating(&error) => {
+                Some(Err(error)) if round < rounds && is_worth_repeating(&error) => {
                     tokio::time::sleep(Duration::from_millis(500)).await;
                     continue;
                 }
@@ -164,7 +172,7 @@ impl Client {
         }
     }
 
-    async fn cancel(&self, task: &TaskId) {
+    pub(super) async fn cancel(&self, task: &TaskId) {
         let Ok(cancelled) = self.engine.cancel(task, "no longer needed").await else { return };
         let acknowledged = matches!(cancelled, Cancelled::Ended | Cancelled::Requested);
         self.node.record(Event::Cancelled { task: task.clone(), acknowledged });

@@ -1,0 +1,202 @@
+//! Decisions in words.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use crate::choices::{Decision, Site, Stream};
+use crate::history::Event;
+use crate::sweep::Report;
+
+/// Who the actors of a run's decisions are.
+pub(super) struct Cast<'a> {
+    /// Nodes by their numbers: the first has the number 2, behind the scheduler's own and the database.
+    nodes: BTreeMap<u64, &'a str>,
+    /// The scheduler's tasks by their numbers.
+    tasks: &'a [Cow<'static, str>],
+    /// Tasks by the hash of their ids, as handlers are actors.
+    handlers: BTreeMap<u64, &'a str>,
+}
+
+/// The number of the first node that a scenario starts.
+const FIRST_NODE: u64 = 2;
+
+impl<'a> Cast<'a> {
+    pub(super) fn of(report: &'a Report) -> Self {
+        let started = report.entries.iter().filter_map(|entry| match &entry.event {
+            Event::Started { node } => Some(node.as_str()),
+            _ => None,
+        });
+        let ids = report.entries.iter().filter_map(|entry| match &entry.event {
+            Event::Changed { before: None, after } => Some(after.id.as_str()),
+            _ => None,
+        });
+        Self {
+            nodes: (FIRST_NODE..).zip(started).collect(),
+            tasks: &report.tasks,
+            handlers: ids.map(|id| (xxhash_rust::xxh3::xxh3_64(id.as_bytes()), id)).collect(),
+        }
+    }
+
+    pub(super) fn words(&self, decision: &Decision) -> String {
+        let Decision { site: Site { stream, site, actor, arrival }, value } = decision;
+        let time = match arrival {
+            0 => "the first time".to_owned(),
+            1 => "the second time".to_owned(),
+            2 => "the third time".to_owned(),
+            n => format!("time {}", n + 1),
+        };
+        match stream {
+            Stream::Schedule => {
+                let name = usize::try_from(*actor).ok().and_then(|number| self.tasks.get(number));
+                let who = name.map_or("(a task that wasn't there)", |name| name.as_ref());
+                let what = match (site.as_ref(), value) {
+                    ("set aside", n) => format!("is set aside behind others (by {n}), {time}"),
+                    ("priority", n) => format!("has a lower priority ({n})"),
+                    ("lowered", _) => format!("falls behind all others, {time}"),
+                    (other, n) => format!("{other}: {n}, {time}"),
+                };
+                format!("schedule  {who} {what}")
+            }
+            Stream::Storage => {
+                let what = match value {
+                    1 | 2 => "lets others in between".to_owned(),
+                    n => format!("takes {n} ms"),
+                };
+                format!("storage   {} of {} {what}, {time}", place(site), self.node(*actor))
+            }
+            Stream::Faults => format!("faults    {}", self.fault(site, *actor, *value, &time)),
+            Stream::Workload => match self.handlers.get(actor) {
+                Some(task) => format!("workload  {task}'s handler, {time}: {}", handler(site, *value)),
+                None => format!("workload  t{actor:02}: {}, {time}", workload(site, *value)),
+            },
+        }
+    }
+
+    fn node(&self, actor: u64) -> &'a str {
+        self.nodes.get(&actor).copied().unwrap_or("(a node that wasn't there)")
+    }
+
+    fn fault(&self, site: &str, actor: u64, value: u32, time: &str) -> String {
+        let of = |table: &[&'static str]| {
+            let index = usize::try_from(value).expect("small");
+            table.get(index).map_or_else(|| format!("value {value}"), |word| (*word).to_owned())
+        };
+        match site {
+            "claim" | "apply" | "read" => {
+                let fate = of(&[
+                    "fine",
+                    "fails, or its answer is lost",
+                    "is cut off: the store gives it up",
+                    "is cut off: the store goes on alone",
+                ]);
+                format!("{} of {} {fate}, {time}", place(site), self.node(actor))
+            }
+            "noticed after" => {
+                format!("the store notices {}'s loss after {value} turns, {time}", self.node(actor))
+            }
+            "blow" => {
+                let blow = of(&[
+                    "nothing",
+                    "nothing",
+                    "it crashes",
+                    "it freezes",
+                    "it freezes",
+                    "it is drained, then killed",
+                ]);
+                format!("w{actor}: {blow}, {time}")
+            }
+            "frozen for" => {
+                format!("w{actor}: frozen for {}, {time}", of(&["1 s", "9.9 s", "10.1 s", "15 s", "40 s"]))
+            }
+            "dead for" => format!("w{actor}: dead for {}, {time}", of(&["0 s", "1 s", "9 s", "30 s"])),
+            "drained for" => format!("w{actor}: drained for {}, {time}", of(&["4 s", "10 s"])),
+            "between blows" => {
+                format!("w{actor}: {} to the next blow, {time}", of(&["0.5 s", "2 s", "5 s", "11 s", "23 s"]))
+            }
+            "stays dead" => format!("w{actor}: stays dead"),
+            "swarm: calm" => format!("w{actor}: has blows"),
+            "clock rate" => {
+                format!("w{actor}: its clock runs at {}, {time}", of(&["100 %", "95 %", "106 %", "120 %"]))
+            }
+            "concurrency" => format!("w{actor}: runs {} attempts at once, {time}", value + 1),
+            "client goes away" => {
+                format!("the client goes away after {value} polls of its submit of t{actor:02}")
+            }
+            "hint lost" => format!("a hint to listener {actor} is lost, {time}"),
+            other => format!("{other} ({actor}): {value}, {time}"),
+        }
+    }
+}
+
+/// Where in the store.
+fn place(site: &str) -> &str {
+    match site {
+        "begin" => "the begin of a transaction",
+        "statement" => "a statement",
+        "commit" => "a commit",
+        "read" => "a read",
+        "claim" => "a claim",
+        "apply" => "a write",
+        other => other,
+    }
+}
+
+/// What a handler does.
+fn handler(site: &str, value: u32) -> String {
+    let tenths = |value: u32| format!("{}.{} s", value / 10, value % 10);
+    match (site, value) {
+        ("handler", 3) => "yields once".into(),
+        ("handler", 4..=6) => "works for a while".into(),
+        ("handler", 7) => "ends with an error".into(),
+        ("handler", 8) => "panics".into(),
+        ("handler", 9) => "fails for good".into(),
+        ("handler", 10) => "snoozes".into(),
+        ("handler", 11) => "never listens".into(),
+        ("short work" | "work before an error" | "snooze", n) => format!("{site} takes {}", tenths(n)),
+        (other, n) => format!("{other}: {n}"),
+    }
+}
+
+/// What the client asks for.
+fn workload(site: &str, value: u32) -> String {
+    match site {
+        "pause" => format!(
+            "is submitted {} later",
+            ["0 s", "0 s", "0.05 s", "1 s", "4 s", "10 s"].get(value as usize).unwrap_or(&"some time")
+        ),
+        "attempts" => format!("has {} attempts", value + 1),
+        "rescues" => format!("has {} rescues", ["5", "5", "1", "0"].get(value as usize).unwrap_or(&"some")),
+        "limited" => "waits in the queue with a limit".into(),
+        "key" => "has a key".into(),
+        "which key" => format!("the key is k{value}"),
+        "slot" => "wants a slot".into(),
+        "on conflict" => {
+            let kinds = [
+                "replaces",
+                "replaces",
+                "replaces",
+                "waits for",
+                "waits for",
+                "waits for",
+                "waits for",
+                "waits for",
+                "joins",
+            ];
+            format!("{} the slot's holder", kinds.get(value as usize).unwrap_or(&"is rejected by"))
+        }
+        "deadline" => "has a deadline".into(),
+        "how soon" => format!("its deadline is after {} s", value + 1),
+        "pause or resume" => "after it a queue is paused or resumed".into(),
+        "prune" => "after it old tasks are forgotten".into(),
+        "which slot" => format!("the slot is s{value}"),
+        "delay" => "is delayed".into(),
+        "due" => format!("is due after {value} s"),
+        "parents" => "has a parent".into(),
+        "how many parents" => format!("has up to {} parents", value + 1),
+        "which parent" => format!("waits for t{value:02}"),
+        "run anyway" => "runs even if that fails".into(),
+        "cancel" => "after it the client cancels a task".into(),
+        "cancel which" => format!("the client cancels t{value:02}"),
+        other => format!("{other}: {value}"),
+    }
+}
