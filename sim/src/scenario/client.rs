@@ -188,7 +188,7 @@ impl Client {
     }
 }
 
-fn is_worth_repeating(error: &Error) -> bool {
+pub(super) fn is_worth_repeating(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Conflict | ErrorKind::Contended | ErrorKind::Unknown | ErrorKind::Unavailable => true,
         ErrorKind::Rejected | ErrorKind::Broken => false,
@@ -200,7 +200,7 @@ pub(super) fn id(number: u64) -> TaskId {
 }
 
 /// Polls a future this often and drops it then; 0 stands for as often as it needs.
-async fn dropped_after<T>(polls: u32, future: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn dropped_after<T>(polls: u32, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     let mut left = polls;
     std::future::poll_fn(move |context| {

@@ -5,12 +5,15 @@ mod chaos;
 mod client;
 mod handler;
 mod rival;
+pub mod incidents;
 pub mod workers;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use crate::history::Entry;
 use crate::scheduler::Bounds;
 use crate::world::World;
 
@@ -21,11 +24,34 @@ pub struct Scenario {
     pub name: &'static str,
     /// What happens in it, in a sentence.
     pub about: &'static str,
+    /// What must happen in it sometimes.
+    pub goals: Goals,
     pub(crate) run: fn(World) -> Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
+/// What must happen *sometimes*: a sweep that never comes near the dangerous interleaving proves nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Goals {
+    /// All goals that a sweep must reach.
+    pub all: &'static [&'static str],
+    /// Those that a history reaches.
+    pub reached: fn(&[Entry]) -> BTreeSet<&'static str>,
+}
+
+impl Goals {
+    /// None.
+    pub const NONE: Goals = Goals { all: &[], reached: |_| BTreeSet::new() };
+}
+
 /// All scenarios.
-pub const SCENARIOS: &[Scenario] = &[workers::SCENARIO];
+pub const SCENARIOS: &[Scenario] = &[
+    workers::SCENARIO,
+    incidents::dropped_handle::SCENARIO,
+    incidents::await_under_lock::SCENARIO,
+    incidents::no_dispatcher::SCENARIO,
+    incidents::stale_status::SCENARIO,
+    incidents::foreign_run_id::SCENARIO,
+];
 
 /// How long ended tasks are kept at least: longer than any client sends a submit again.
 pub const RETENTION: Duration = Duration::from_secs(60);

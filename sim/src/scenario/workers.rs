@@ -10,12 +10,13 @@ use steadfast_core::Engine;
 use steadfast_core::name::Queue;
 use steadfast_core::step::QueueLimit;
 
+use crate::oracle::goals;
 use crate::world::World;
 
-use super::Scenario;
 use super::chaos::{Incarnation, Place};
 use super::client::{Client, LIMITED};
 use super::rival::Rival;
+use super::{Goals, Scenario};
 
 /// How many workers there are.
 const WORKERS: u64 = 3;
@@ -28,6 +29,7 @@ const LOOK: Duration = Duration::from_secs(5);
 pub const SCENARIO: Scenario = Scenario {
     name: "workers",
     about: "three workers that crash, freeze and restart; parents, slots, keys, deadlines, limits, pauses, cancels, reports, pruning, lost answers",
+    goals: Goals { all: goals::GOALS, reached: goals::reached },
     run: |world| Box::pin(run(world)),
 };
 

@@ -20,7 +20,7 @@ use super::service::{
     Session, accepted, because, entered, job, pause, pick, said, submitting, taken, until_all_ended,
 };
 use crate::choices::Stream;
-use crate::scenario::Scenario;
+use crate::scenario::{Goals, Scenario};
 use crate::scheduler::waiting_for;
 use crate::world::{Node, World};
 
@@ -31,11 +31,13 @@ pub(super) const SPECIMEN: Specimen = Specimen {
     faulty: Scenario {
         name: "await-under-lock",
         about: "the old task is awaited under the lock that its cleanup needs",
+        goals: Goals::NONE,
         run: |world| Box::pin(run(world, Await::UnderLock)),
     },
     fixed: Scenario {
         name: "await-under-lock (fixed)",
         about: "the old task is awaited after the lock was released",
+        goals: Goals::NONE,
         run: |world| Box::pin(run(world, Await::Outside)),
     },
 };

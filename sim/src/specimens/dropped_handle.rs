@@ -21,7 +21,7 @@ use super::service::{
     PATIENCE, Session, accepted, because, entered, job, pause, pick, said, submitting, taken, until_all_ended,
 };
 use crate::choices::Stream;
-use crate::scenario::Scenario;
+use crate::scenario::{Goals, Scenario};
 use crate::world::{Node, World};
 
 pub(super) const SPECIMEN: Specimen = Specimen {
@@ -31,11 +31,13 @@ pub(super) const SPECIMEN: Specimen = Specimen {
     faulty: Scenario {
         name: "dropped-handle",
         about: "a task whose handle was dropped is collected before it ran, and marked failed",
+        goals: Goals::NONE,
         run: |world| Box::pin(run(world, false)),
     },
     fixed: Scenario {
         name: "dropped-handle (fixed)",
         about: "the handle is kept for as long as the task lives",
+        goals: Goals::NONE,
         run: |world| Box::pin(run(world, true)),
     },
 };

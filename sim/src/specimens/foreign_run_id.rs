@@ -17,12 +17,13 @@ use super::service::{
     PATIENCE, Session, accepted, because, entered, job, pause, pick, said, submitting, taken, until_all_ended,
 };
 use crate::choices::Stream;
-use crate::scenario::Scenario;
+use crate::scenario::{Goals, Scenario};
 use crate::world::{Node, World};
 
 const FIXED: Scenario = Scenario {
     name: "foreign-run-id (fixed)",
     about: "the id is chosen and stored before it is answered, and handed to the executor",
+    goals: Goals::NONE,
     run: |world| Box::pin(run(world, Identity::Handed)),
 };
 
@@ -33,6 +34,7 @@ pub(super) const SPECIMEN: Specimen = Specimen {
     faulty: Scenario {
         name: "foreign-run-id",
         about: "the endpoint answers with an id that the executor never uses",
+        goals: Goals::NONE,
         run: |world| Box::pin(run(world, Identity::Foreign)),
     },
     fixed: FIXED,
@@ -45,6 +47,7 @@ pub(super) const NEWEST_FILE: Specimen = Specimen {
     faulty: Scenario {
         name: "newest-file",
         about: "the endpoint waits two seconds and answers with the id of the newest result",
+        goals: Goals::NONE,
         run: |world| Box::pin(run(world, Identity::NewestFile)),
     },
     fixed: FIXED,

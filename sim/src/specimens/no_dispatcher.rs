@@ -19,7 +19,7 @@ use super::service::{
 };
 use crate::choices::Stream;
 use crate::history::{Event, SubmitAnswer};
-use crate::scenario::Scenario;
+use crate::scenario::{Goals, Scenario};
 use crate::storage::rows::EdgeRow;
 use crate::world::{Node, World};
 
@@ -30,11 +30,13 @@ pub(super) const SPECIMEN: Specimen = Specimen {
     faulty: Scenario {
         name: "no-dispatcher",
         about: "tasks wait until somebody calls dispatch, and a restart forgets what was in progress",
+        goals: Goals::NONE,
         run: |world| Box::pin(run(world, false)),
     },
     fixed: Scenario {
         name: "no-dispatcher (fixed)",
         about: "the server dispatches by itself, and takes back what was in progress when it starts",
+        goals: Goals::NONE,
         run: |world| Box::pin(run(world, true)),
     },
 };

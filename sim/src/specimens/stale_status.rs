@@ -19,7 +19,7 @@ use super::service::{
 };
 use crate::choices::Stream;
 use crate::history::Event;
-use crate::scenario::Scenario;
+use crate::scenario::{Goals, Scenario};
 use crate::world::{Node, World};
 
 /// Which layers hide the row.
@@ -36,6 +36,7 @@ const NONE: Layers = Layers { snapshot: false, cache: false };
 const FIXED: Scenario = Scenario {
     name: "stale-status (fixed)",
     about: "each read is a transaction of its own and keeps nothing",
+    goals: Goals::NONE,
     run: |world| Box::pin(run(world, NONE)),
 };
 
@@ -46,6 +47,7 @@ pub(super) const SNAPSHOT: Specimen = Specimen {
     faulty: Scenario {
         name: "stale-snapshot",
         about: "the API's session keeps its snapshot: it reads running after succeeded was committed",
+        goals: Goals::NONE,
         run: |world| Box::pin(run(world, Layers { snapshot: true, ..NONE })),
     },
     fixed: FIXED,
@@ -58,6 +60,7 @@ pub(super) const CACHE: Specimen = Specimen {
     faulty: Scenario {
         name: "stale-cache",
         about: "the API's object cache shadows the row: it shows running after succeeded was committed",
+        goals: Goals::NONE,
         run: |world| Box::pin(run(world, Layers { cache: true, ..NONE })),
     },
     fixed: FIXED,
@@ -70,6 +73,7 @@ pub(super) const BOTH: Specimen = Specimen {
     faulty: Scenario {
         name: "stale-status",
         about: "a session that keeps its snapshot under an object cache, as it was found",
+        goals: Goals::NONE,
         run: |world| Box::pin(run(world, Layers { snapshot: true, cache: true })),
     },
     fixed: FIXED,
@@ -82,11 +86,13 @@ pub(super) const PARSE_ERROR: Specimen = Specimen {
     faulty: Scenario {
         name: "parse-error-completed",
         about: "a worker that can't parse its model's answer records the task as completed",
+        goals: Goals::NONE,
         run: |world| Box::pin(run_parsing(world, false)),
     },
     fixed: Scenario {
         name: "parse-error-completed (fixed)",
         about: "the parse error is recorded as the failure that it is",
+        goals: Goals::NONE,
         run: |world| Box::pin(run_parsing(world, true)),
     },
 };
