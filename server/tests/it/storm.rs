@@ -25,8 +25,9 @@ const ROUNDS: usize = 2;
 /// The longest calm between two blows.
 const CALM_MS_MAX: usize = 400;
 const LEASE: &str = "1s";
-/// Past the lease, and the sweep after it.
-const FROZEN: Duration = Duration::from_millis(2_500);
+/// How long something is stopped: past the lease in any case, and mostly past the sweep that follows.
+const FROZEN_MS_MIN: usize = 1_050;
+const FROZEN_MS_MAX: usize = 2_500;
 /// Who posts, side by side.
 const CLIENTS: usize = 2;
 /// How many tasks each posts at most, and how often.
@@ -111,7 +112,9 @@ fn storm(place: &Place, store: &str, marker: &str, database: Option<&PostgresSer
             .collect();
         for blow in blows(&mut random, database.is_some()) {
             std::thread::sleep(Duration::from_millis(random.below(CALM_MS_MAX) as u64));
-            crew.strike(blow, random.below(2), database);
+            let frozen = FROZEN_MS_MIN + random.below(FROZEN_MS_MAX - FROZEN_MS_MIN);
+            let frozen = Duration::from_millis(frozen as u64);
+            crew.strike(blow, random.below(2), frozen, database);
             url.lock().unwrap().clone_from(&crew.server.url);
         }
         over.store(true, Ordering::SeqCst);
@@ -120,7 +123,7 @@ fn storm(place: &Place, store: &str, marker: &str, database: Option<&PostgresSer
     });
     // Whatever hangs still, its worker dies now.
     for worker in 0..2 {
-        crew.strike(Blow::KillWorker, worker, None);
+        crew.strike(Blow::KillWorker, worker, Duration::ZERO, None);
     }
     judge(&crew, &acknowledged);
     assert!(!place.path().join("overlaps").exists(), "two attempts of one task ran at once");
@@ -206,7 +209,7 @@ impl<'a> Crew<'a> {
         Self { place, store, server, workers: [worker(place, store), worker(place, store)] }
     }
 
-    fn strike(&mut self, blow: Blow, which: usize, database: Option<&PostgresServer>) {
+    fn strike(&mut self, blow: Blow, which: usize, frozen: Duration, database: Option<&PostgresServer>) {
         match blow {
             Blow::KillWorker => {
                 self.workers[which].signal(Signal::KILL);
@@ -215,7 +218,7 @@ impl<'a> Crew<'a> {
             }
             Blow::FreezeWorker => {
                 self.workers[which].signal(Signal::STOP);
-                std::thread::sleep(FROZEN);
+                std::thread::sleep(frozen);
                 self.workers[which].signal(Signal::CONT);
             }
             Blow::KillServer => {
@@ -225,7 +228,7 @@ impl<'a> Crew<'a> {
             }
             Blow::FreezeServer => {
                 self.server.process.signal(Signal::STOP);
-                std::thread::sleep(FROZEN);
+                std::thread::sleep(frozen);
                 self.server.process.signal(Signal::CONT);
             }
             Blow::RestartServer => {
