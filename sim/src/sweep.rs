@@ -73,6 +73,12 @@ impl Report {
         self.hash
     }
 
+    /// The violation that says most: that a task never ended is often only what another one led to.
+    pub fn headline(&self) -> Option<&Violation> {
+        let first = self.violations.iter().find(|violation| violation.property != "P1");
+        first.or(self.violations.first())
+    }
+
     /// Whether it broke this property.
     pub fn breaks(&self, property: &str) -> bool {
         self.violations.iter().any(|violation| violation.property == property)
@@ -317,7 +323,7 @@ impl fmt::Display for Report {
     /// The page of a failure, shrunk: that takes up to [`TRIES_MAX`](crate::shrink::TRIES_MAX) runs. A line where
     /// nothing is broken.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.violations.first() {
+        match self.headline() {
             Some(violation) => crate::page::Page::of(self, violation.property).fmt(f),
             None => {
                 let Setup { scenario, profile, .. } = &self.setup;
