@@ -38,6 +38,9 @@ pub struct Config {
     /// The worker.
     #[serde(default)]
     pub worker: WorkerSection,
+    /// How long tasks are kept after their end.
+    #[serde(default)]
+    pub retention: Retention,
     /// The directory of the file, where commands run; none without a file.
     #[serde(skip)]
     pub directory: Option<PathBuf>,
@@ -109,6 +112,23 @@ pub struct WorkerSection {
     pub lease: Option<Span>,
     /// How long an attempt may go on after it was told to stop.
     pub grace: Option<Span>,
+}
+
+/// How long tasks are kept after their end. One with a key is kept for a day in any case.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// Those that succeeded.
+    pub succeeded: Span,
+    /// Those that failed or were cancelled.
+    pub otherwise: Span,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        Self { succeeded: Span(7 * DAY), otherwise: Span(30 * DAY) }
+    }
 }
 
 /// A kind that may have a handler of the operator's: not one of Steadfast's own.

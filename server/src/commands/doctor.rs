@@ -235,7 +235,9 @@ async fn clock(backend: &Backend, found: &mut Found) {
     let here = before + (after - before) / 2;
     let offset = Duration::from_micros(as_of.as_micros().abs_diff(here));
     let which = if as_of.as_micros() >= here { "ahead of" } else { "behind" };
-    if offset > CLOCK_OFFSET_MAX {
+    // The store read its clock at some moment between the two.
+    let uncertain = Duration::from_micros(after.abs_diff(before) / 2);
+    if offset > CLOCK_OFFSET_MAX + uncertain {
         found.warn(
             "clock",
             format!("the store's clock is {} {which} this machine's", rough_text(offset)),

@@ -13,6 +13,7 @@ mod watch;
 mod worker;
 
 mod adopt;
+mod keep;
 mod relay;
 
 use std::fmt;

@@ -39,6 +39,7 @@ pub(super) async fn serve(
     let metrics = Arc::new(Metrics::new());
     let (host, store_id) = open_measured(store, Missing::Create, metrics.clone()).await?;
     set_limits(&host, &config).await?;
+    super::keep::start(&host, &config);
 
     let (end, ending) = watch::channel(false);
     let worker_config = worker_config(&host, &config, &args.work);

@@ -143,6 +143,7 @@ pub(super) async fn worker(args: cli::Worker, store: &StoreUrl, out: Out) -> Res
     let mut signals = Signals::new()?;
     let (host, store_id) = open(store, Missing::Create).await?;
     set_limits(&host, &config).await?;
+    super::keep::start(&host, &config);
     let mut worker_config = worker_config(&host, &config, &args.work);
     if !args.queues.is_empty() {
         worker_config.queues = args.queues;

@@ -306,6 +306,24 @@ fn tasks_that_ended_long_ago_are_forgotten() {
 }
 
 #[test]
+fn a_server_forgets_what_the_configuration_does_not_keep() {
+    let place = Place::with(CONFIG);
+    let server = Server::start(&place, &[]);
+    place.json(&["submit", "echo", "--id", "a", "--wait"]);
+    place.run(&["submit", "fails", "--id", "b", "--wait"]);
+    // By default it is kept for days.
+    server.stop();
+    let server = Server::start(&place, &[]);
+    assert_eq!(server.get("/v1/tasks/a").status, 200);
+    server.stop();
+    let config = format!("{CONFIG}[retention]\nsucceeded = \"1ms\"\n");
+    std::fs::write(place.path().join("steadfast.toml"), config).unwrap();
+    let server = Server::start(&place, &["--no-worker"]);
+    until("it is forgotten", || (server.get("/v1/tasks/a").status == 404).then_some(()));
+    assert_eq!(server.get("/v1/tasks/b").status, 200);
+}
+
+#[test]
 fn a_store_is_made_by_migrating() {
     let place = Place::new();
     let made = place.json(&["migrate"]);
