@@ -10,3 +10,5 @@ mod inputs;
 mod pages;
 mod run;
 mod serve;
+#[cfg(feature = "sim")]
+mod sim;
