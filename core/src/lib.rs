@@ -23,6 +23,10 @@ pub mod supervisor;
 pub mod sweeper;
 pub mod wake;
 
+#[cfg(test)]
+mod fake;
+mod sync;
+
 pub use engine::Engine;
 pub use handler::{Context, Handler, Handlers, Verdict};
 pub use name::{Key, Kind, Queue, Slot, StoreId, TaskId, WorkerId};

@@ -5,9 +5,11 @@
 //! gives an order, and its cleanup is the supervisor's business, outside any lock.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use tokio::sync::watch;
+
+use crate::sync::{Arc, Mutex, MutexGuard};
 
 use crate::handler::{Orders, StopReason};
 use crate::name::TaskId;
@@ -75,6 +77,13 @@ impl Registry {
             self.stops.notify(Hint::CHANGED);
         }
         !orders.is_empty()
+    }
+
+    /// Whether an attempt lives here that will settle the task under this fence.
+    pub fn holds(&self, task: &TaskId, fence: Fence) -> bool {
+        let attempts = self.lock();
+        let live = attempts.live.get(&(task.clone(), fence));
+        live.is_some_and(|(_, orders)| orders.borrow().stop != Some(StopReason::LeaseLost))
     }
 
     /// Tells when [`stop`](Self::stop) has reached an attempt.

@@ -574,3 +574,6 @@ async fn wait_for_drain(drain: &mut watch::Receiver<bool>, draining: bool) {
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

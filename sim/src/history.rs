@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use steadfast_core::name::{Queue, TaskId};
-use steadfast_core::task::{Fence, Task};
+use steadfast_core::task::{Fence, Revision, Task};
 use steadfast_core::{ErrorKind, State, Timestamp};
 
 use crate::storage::rows::{EdgeRow, RowKey, StoreRow};
@@ -98,6 +98,8 @@ pub enum Event {
         task: TaskId,
         /// The fence of the attempt.
         fence: Fence,
+        /// Whether because its lease is lost.
+        lost: bool,
     },
     /// A handler said its last word.
     Said {
@@ -107,6 +109,19 @@ pub enum Event {
         fence: Fence,
         /// Whether it was done well.
         well: bool,
+    },
+    /// A reader was shown a task.
+    Looked {
+        /// Who asked.
+        reader: String,
+        /// The task.
+        task: TaskId,
+        /// The revision that it was shown.
+        rev: Revision,
+        /// In which state.
+        state: State,
+        /// When it asked: it must be shown what was committed by then.
+        asked_at: Timestamp,
     },
     /// A node started.
     Started {
@@ -294,13 +309,19 @@ impl fmt::Display for Entry {
             Event::Entered { node, task, fence, .. } => {
                 write!(f, "handler   {node} enters {task} fence {fence}")
             }
-            Event::Told { task, fence } => write!(f, "handler   of {task} fence {fence} is told to stop"),
+            Event::Told { task, fence, lost } => {
+                let why = if *lost { ": its lease is lost" } else { "" };
+                write!(f, "handler   of {task} fence {fence} is told to stop{why}")
+            }
             Event::Said { task, fence, well } => {
                 write!(
                     f,
                     "handler   of {task} fence {fence} says {}",
                     if *well { "done" } else { "not done" }
                 )
+            }
+            Event::Looked { reader, task, rev, state, .. } => {
+                write!(f, "reader    {reader} is shown {task} {state} rev {rev}")
             }
             Event::Started { node } => write!(f, "node      {node} starts"),
             Event::Crashed { node } => write!(f, "node      {node} crashes"),

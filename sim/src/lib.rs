@@ -14,6 +14,7 @@ pub mod page;
 pub mod scenario;
 pub mod scheduler;
 pub mod shrink;
+pub mod specimens;
 pub mod storage;
 pub mod strategy;
 pub mod sweep;

@@ -280,6 +280,10 @@ impl World {
         &self.server.scheduler
     }
 
+    pub(crate) fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
     /// The choices.
     pub fn choices(&self) -> &Choices {
         &self.server.choices

@@ -4,7 +4,7 @@
 //! passed since. So a wall clock that is set back neither turns the store's clock back nor makes it stand still: leases
 //! go on lapsing and tasks go on coming due.
 //!
-//! Between processes, and across restarts, the file keeps a high-water mark (`meta.clock`): nothing that reads it runs
+//! Between processes, and across restarts, the file keeps a high-water mark (`meta.high_water`): nothing that reads it runs
 //! earlier. It isn't written in every transaction, which would be one more page in each commit, but
 //! - by a transaction that writes anyway, once it is [`MARK_EVERY`] old: whoever opens the store later begins at most
 //!   that much before the last commit, even if all others are gone and the host's clock was set back since;

@@ -1,6 +1,9 @@
 -- Version 2: deadlines, slots that are waited for, pauses, what handlers say while they run, workers, pruning.
 -- Names were checked where they entered; lists of names are parted by blanks, which no name has.
 
+-- So that a program of version 1 that is still running fails loudly: it knows nothing of those who wait for a slot.
+ALTER TABLE meta RENAME COLUMN clock TO high_water;
+
 -- A queue with neither a limit nor a pause has no row.
 CREATE TABLE queue_2 (
     name TEXT PRIMARY KEY,

@@ -1,7 +1,6 @@
 //! Gathers what a diagnosis is made from: reads only.
 
 use crate::engine::Engine;
-use crate::engine::read::mismatch;
 use crate::name::{Slot, TaskId};
 use crate::storage::{Answer, Error, Query, Storage, TaskFilter, View};
 use crate::task::State;
@@ -48,7 +47,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         let task = match answer {
             Answer::Task(Some(task)) => *task,
             Answer::Task(None) => return Ok(None),
-            other => return Err(mismatch(&other)),
+            other => return Err(crate::engine::read::mismatch(&other)),
         };
         Ok(Some(Facts {
             store,
@@ -69,10 +68,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         if task.fence > 0 {
             facts.attempts = self.attempts(&task.id).await?;
         }
-        match self.read(&Query::Parents(task.id.clone())).await?.answer {
-            Answer::Parents(parents) => facts.parents = parents,
-            other => return Err(mismatch(&other)),
-        }
+        facts.parents = self.parents(&task.id).await?;
         facts.holder = match &task.slot {
             Some(slot) if task.slot_waiting && task.state == State::Blocked => {
                 self.holder(slot, &task.id).await?
@@ -80,16 +76,9 @@ impl<S: Storage, C: Clock> Engine<S, C> {
             Some(_) | None => None,
         };
         if matches!(task.state, State::Ready | State::Scheduled) {
-            match self.read(&Query::Stats { stale: STALE, stuck: STUCK }).await?.answer {
-                Answer::Stats(stats) => {
-                    facts.queue = stats.queues.into_iter().find(|queue| queue.queue == task.queue);
-                }
-                other => return Err(mismatch(&other)),
-            }
-            match self.read(&Query::Workers).await?.answer {
-                Answer::Workers(workers) => facts.workers = workers,
-                other => return Err(mismatch(&other)),
-            }
+            let stats = self.stats(STALE, STUCK).await?;
+            facts.queue = stats.queues.into_iter().find(|queue| queue.queue == task.queue);
+            facts.workers = self.workers().await?;
         }
         Ok(())
     }

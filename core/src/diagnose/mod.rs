@@ -25,7 +25,7 @@ use crate::time::Timestamp;
 pub const STUCK: Duration = Duration::from_secs(600);
 /// A task that has been ready for so long is stale: somebody should look why.
 pub const STALE: Duration = Duration::from_secs(300);
-/// A worker that wasn't seen for so long counts as dead.
+/// A worker that wasn't seen for so long, several [beats](crate::supervisor::BEAT), counts as dead.
 pub const WORKER_SILENT: Duration = Duration::from_secs(60);
 
 /// What a diagnosis is made from: rows, and when they were read.

@@ -1,20 +1,17 @@
 //! One attempt as a process: started with the lease that is left, told of every renewal and order, and its end judged.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::value::RawValue;
 use steadfast_core::handler::{Orders, StopReason};
-use steadfast_core::{Cause, Clock, Context, TaskId, Verdict, decide};
+use steadfast_core::{Cause, Clock, Context, Payload, Verdict, decide};
 
+use super::lines::{LastLine, Watched};
 use super::{Observer, Options};
 use crate::clock::TokioClock;
-use crate::subprocess::{
-    Command, Control, Directive, Exit, Finished, Line, LineSink, Output, SpawnError, Stream, directive, spawn,
-};
-
-/// How much of the last line on stderr goes into an error, in characters.
-const STDERR_CHARS_MAX: usize = 500;
+use crate::subprocess::{Command, Control, Exit, Finished, Output, SpawnError, spawn};
 
 /// What exit code 75 (`EX_TEMPFAIL`) means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +37,23 @@ pub(super) async fn run(
     command.env.extend(variables(context, options));
     command.output_bytes_max = Some(options.output_bytes_max);
     command.guard = options.guard.clone();
+    // Only a first attempt can't have any.
+    if context.fence() > 1 {
+        match context.checkpoints().await {
+            Ok(checkpoints) => {
+                command.files.push(("STEADFAST_CHECKPOINTS".into(), as_json(context, &checkpoints)));
+            }
+            Err(error) => {
+                let error = format!("the checkpoints of earlier attempts could not be read: {error}");
+                return Verdict::Retry { cause: Cause::NotStarted, error, after: None };
+            }
+        }
+    }
     command.lease = orders.borrow().lease_until.since(TokioClock.now());
     let last_stderr = LastLine::default();
     let lines = Watched {
         lines: observer.lines(context),
-        task: context.task_id().clone(),
+        context: context.clone(),
         last_stderr: last_stderr.clone(),
     };
     let running = match spawn(command, lines) {
@@ -184,51 +193,17 @@ fn not_spawned(error: &SpawnError) -> Verdict {
     }
 }
 
-/// The last line on stderr that says anything.
-#[derive(Debug, Clone, Default)]
-struct LastLine(Arc<Mutex<String>>);
-
-impl LastLine {
-    fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn take(&self, line: &[u8]) {
-        let line = String::from_utf8_lossy(line);
-        let printable = |c: char| if c.is_control() { ' ' } else { c };
-        let text: String = line.trim().chars().map(printable).take(STDERR_CHARS_MAX).collect();
-        if !text.is_empty() {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
+/// One JSON object: each finished step's result under its name.
+fn as_json(context: &Context, checkpoints: &BTreeMap<String, Payload>) -> Vec<u8> {
+    let mut steps = BTreeMap::new();
+    for (name, value) in checkpoints {
+        match serde_json::from_slice::<&RawValue>(value) {
+            Ok(value) => drop(steps.insert(name, value)),
+            // Stored by a handler that isn't a command.
+            Err(_) => context.log(format!("the checkpoint {name} isn't JSON: the command isn't given it")),
         }
     }
-}
-
-/// Looks at the lines on their way to the observer.
-struct Watched<L> {
-    lines: L,
-    task: TaskId,
-    last_stderr: LastLine,
-}
-
-impl<L: LineSink> LineSink for Watched<L> {
-    async fn line(&mut self, line: Line<'_>) {
-        match line.stream {
-            Stream::Stderr => self.last_stderr.take(line.bytes),
-            Stream::Stdout if line.is_whole() => note_directive(&self.task, line.bytes),
-            Stream::Stdout => {}
-        }
-        self.lines.line(line).await;
-    }
-}
-
-fn note_directive(task: &TaskId, line: &[u8]) {
-    match directive(line) {
-        Ok(None) => {}
-        Ok(Some(Directive::Progress { percent, message })) => {
-            tracing::debug!(%task, percent, message, "progress");
-        }
-        Ok(Some(Directive::Checkpoint { name, .. })) => tracing::debug!(%task, name, "checkpoint"),
-        Ok(Some(Directive::Alias { id })) => tracing::debug!(%task, alias = id, "alias"),
-        Err(malformed) => tracing::warn!(%task, %malformed, "a directive that isn't one"),
-    }
+    let mut json = serde_json::to_vec(&steps).expect("texts and JSON values are JSON");
+    json.push(b'\n');
+    json
 }

@@ -186,3 +186,66 @@ async fn a_command_outlives_several_leases() {
     let task = ended(&host, &id).await;
     assert_eq!((task.state, task.fence), (State::Succeeded, 1), "{task:?}");
 }
+
+/// The lines of a task's log that came from this stream, by attempt.
+async fn log_of(host: &Host, id: &TaskId, stream: steadfast::core::task::Stream) -> Vec<(u64, String)> {
+    let lines = host.engine().log(id, (0, 0), 1_000).await.unwrap();
+    lines.into_iter().filter(|line| line.stream == stream).map(|line| (line.fence, line.text)).collect()
+}
+
+#[tokio::test]
+async fn what_a_command_prints_is_its_log_and_its_directives_are_followed() {
+    use steadfast::core::task::Stream;
+    let host = host().await;
+    let config = host.worker_config();
+    let _worker = host.work(Handlers::new().with(kind("sh"), shell(&config)), config).unwrap();
+    let script = r"echo hello; echo oops >&2; echo '::progress 40 half of it'; echo '::checkpoint rows [1, 2]'
+                   echo '::alias my-own.7'; echo '::alias a/b'; printf 'no newline'";
+    let id = submit(&host, once("sh", script.as_bytes())).await;
+    let task = ended(&host, &id).await;
+    assert_eq!(task.state, State::Succeeded, "{task:?}");
+    let progress = task.progress.expect("it was said before the end");
+    assert_eq!((progress.percent, progress.message.as_str()), (40, "half of it"));
+    let checkpoints = host.engine().checkpoints(&id).await.unwrap();
+    assert_eq!((checkpoints[0].name.as_str(), &*checkpoints[0].value), ("rows", &b"[1, 2]"[..]));
+    let alias = TaskId::new("my-own.7").unwrap();
+    assert_eq!(host.engine().task(&alias).await.unwrap().unwrap().id, id);
+    let stdout: Vec<String> = log_of(&host, &id, Stream::Stdout).await.into_iter().map(|l| l.1).collect();
+    assert_eq!(stdout.len(), 6, "directives are lines, too: {stdout:?}");
+    assert_eq!((stdout[0].as_str(), stdout[5].as_str()), ("hello", "no newline"));
+    assert_eq!(log_of(&host, &id, Stream::Stderr).await, [(1, "oops".to_owned())]);
+    let said = log_of(&host, &id, Stream::Log).await;
+    assert!(said[0].1.contains("a/b") && said.len() == 1, "{said:?}");
+}
+
+#[tokio::test]
+async fn a_later_attempt_is_given_the_checkpoints_of_earlier_ones() {
+    let host = host().await;
+    let config = host.worker_config();
+    let _worker = host.work(Handlers::new().with(kind("sh"), shell(&config)), config).unwrap();
+    let script = r#"if [ -z "$STEADFAST_CHECKPOINTS" ]; then
+        echo '::checkpoint b {"n":  1}'; echo '::checkpoint a "x"'; exit 1; fi
+        cat "$STEADFAST_CHECKPOINTS" > $STEADFAST_OUTPUT"#;
+    let mut task = once("sh", script.as_bytes());
+    task.attempts_max = 2;
+    task.backoff.min = Duration::from_millis(1);
+    let id = submit(&host, task).await;
+    let task = ended(&host, &id).await;
+    let output = String::from_utf8_lossy(task.output.as_deref().expect("it succeeded")).into_owned();
+    assert_eq!(output, "{\"a\":\"x\",\"b\":{\"n\":  1}}\n");
+}
+
+#[tokio::test]
+async fn an_alias_that_is_taken_is_said_in_the_log_and_the_command_goes_on() {
+    use steadfast::core::task::Stream;
+    let host = host().await;
+    let config = host.worker_config();
+    let _worker = host.work(Handlers::new().with(kind("sh"), shell(&config)), config).unwrap();
+    let other = submit(&host, once("sh", b"exit 0")).await;
+    ended(&host, &other).await;
+    let id = submit(&host, once("sh", format!("echo ::alias {other}; echo on").as_bytes())).await;
+    assert_eq!(ended(&host, &id).await.state, State::Succeeded);
+    let said = log_of(&host, &id, Stream::Log).await;
+    assert!(said[0].1.contains("is taken by task"), "{said:?}");
+    assert_eq!(host.engine().task(&other).await.unwrap().unwrap().id, other);
+}

@@ -36,19 +36,22 @@ pub(super) async fn watch(args: cli::One, target: &Target, out: Out) -> Result<E
     }
 }
 
-/// A line that tells how far the task is, on stderr and only where that is a terminal.
+/// A line that tells how the task is, on stderr and only where that is a terminal.
 fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {elapsed} {wide_bar} {pos:>3} % {msg}")
-        .expect("the template is a constant of the right form");
-    let bar = ProgressBar::new(100).with_style(style);
+    let bar = ProgressBar::new(100).with_style(style("{spinner} {elapsed} {msg}"));
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is a constant of the right form")
 }
 
 fn show(task: &TaskJson, bar: &ProgressBar, out: Out) -> Result<(), Failure> {
     let event = EventJson::new(task.clone());
     match &task.progress {
         Some(progress) if event.event == "task_progress" => {
+            bar.set_style(style("{spinner} {elapsed} {wide_bar} {pos:>3} % {msg}"));
             bar.set_position(progress.percent.into());
             bar.set_message(cut(&progress.message));
             if !out.json && !bar.is_hidden() {

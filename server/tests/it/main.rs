@@ -4,11 +4,18 @@
 
 mod place;
 
+mod acts;
 mod bench;
 mod crash;
+mod events;
+mod health;
+mod disk_full;
 mod inputs;
+mod logs;
 mod pages;
+mod postgres;
 mod run;
 mod serve;
 #[cfg(feature = "sim")]
 mod sim;
+mod storm;

@@ -9,6 +9,7 @@ mod p03_one_valid_lease;
 mod p04_stale_fences_change_nothing;
 mod p05_legal_transitions;
 mod p06_one_end;
+mod p07_reads_move_forward;
 mod p09_children_wait;
 mod p10_no_lost_wakeup;
 mod p11_one_holder_per_slot;
@@ -70,6 +71,7 @@ pub const PROPERTIES: &[Property] = &[
     p04_stale_fences_change_nothing::PROPERTY,
     p05_legal_transitions::PROPERTY,
     p06_one_end::PROPERTY,
+    p07_reads_move_forward::PROPERTY,
     p09_children_wait::PROPERTY,
     p10_no_lost_wakeup::PROPERTY,
     p11_one_holder_per_slot::PROPERTY,

@@ -171,10 +171,11 @@ impl Lanes {
             | Event::Kept { .. }
             | Event::Aliased { .. }
             | Event::Pruned { .. } => Some(STORE),
-            Event::Submitting { .. } | Event::Submitted { .. } | Event::Cancelled { .. } => {
-                Some(&self.client)
-            }
-            Event::Told { task, fence }
+            Event::Submitting { .. }
+            | Event::Submitted { .. }
+            | Event::Cancelled { .. }
+            | Event::Looked { .. } => Some(&self.client),
+            Event::Told { task, fence, .. }
             | Event::Said { task, fence, .. }
             | Event::Reported { task, fence, .. } => {
                 self.attempts.get(&(task.clone(), *fence)).map(|node| lane_of(node))
@@ -250,6 +251,7 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Reported { task, .. }
         | Event::Entered { task, .. }
         | Event::Told { task, .. }
+        | Event::Looked { task, .. }
         | Event::Said { task, .. } => Some(task),
         Event::Edge(_)
         | Event::Limited { .. }

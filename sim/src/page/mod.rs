@@ -247,7 +247,7 @@ mod tests {
             (25_020, entered("w1.0", 2)),
             (26_000, Event::Thawed { node: "w0.0".into() }),
             (26_000, Event::Said { task: id(), fence: 1, well: true }),
-            (27_000, Event::Told { task: id(), fence: 2 }),
+            (27_000, Event::Told { task: id(), fence: 2, lost: false }),
             (90_000, Event::Healed),
         ]
     }

@@ -214,6 +214,7 @@ impl Row for StoreRow {
             }
             StoreRow::Attempt(row) if has_nul(&row.attempt.error) => Err("text has a NUL"),
             StoreRow::Log(row) if row.entry.text.contains('\0') => Err("text has a NUL"),
+            StoreRow::Checkpoint(row) if row.checkpoint.name.contains('\0') => Err("text has a NUL"),
             StoreRow::Task(row)
                 if row.task.progress.as_ref().is_some_and(|progress| progress.message.contains('\0')) =>
             {

@@ -1,0 +1,106 @@
+-- A store as the last program of version 1 left it: one task in each state. Never changed.
+PRAGMA application_id = 1400137313;
+PRAGMA user_version = 1;
+BEGIN TRANSACTION;
+CREATE TABLE attempt (
+    task INTEGER NOT NULL,
+    fence INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    worker TEXT NOT NULL,
+    claimed_at INTEGER NOT NULL,
+    entered_at INTEGER,
+    ended_at INTEGER NOT NULL,
+    cause TEXT NOT NULL,
+    error TEXT,
+    mark INTEGER NOT NULL,
+    PRIMARY KEY (task, fence)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "attempt" VALUES(2,1,1,'w1',1767225600000000,1767225599995000,1767225600000000,'error','once',-2317408304453206487);
+CREATE TABLE edge (
+    parent INTEGER NOT NULL,
+    child INTEGER NOT NULL,
+    on_failure TEXT NOT NULL,
+    PRIMARY KEY (parent, child)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "edge" VALUES(1,4,'run');
+INSERT INTO "edge" VALUES(3,4,'fail');
+CREATE TABLE meta (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    store TEXT NOT NULL,
+    clock INTEGER NOT NULL -- high-water mark
+) STRICT;
+INSERT INTO "meta" VALUES(1,'59d9717f96cdbd07bf873d298731c411',0);
+CREATE TABLE queue (
+    name TEXT PRIMARY KEY,
+    concurrency INTEGER NOT NULL CHECK (concurrency >= 0)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "queue" VALUES('ready',1);
+CREATE TABLE request (
+    seq INTEGER PRIMARY KEY, -- the order of arrival
+    id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    key TEXT,
+    attempts_max INTEGER NOT NULL,
+    rescues_max INTEGER NOT NULL,
+    timeout INTEGER NOT NULL,
+    backoff_min INTEGER NOT NULL,
+    backoff_max INTEGER NOT NULL,
+    digest INTEGER NOT NULL,
+    submitted_at INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    CONSTRAINT "a payload has at most 64 MiB" CHECK (length(payload) <= 67108864)
+) STRICT;
+INSERT INTO "request" VALUES(1,'done','scan','k1',3,5,3600000000,1000000,300000000,6355810537173449555,1767225600000000,X'7B226E223A20317D');
+INSERT INTO "request" VALUES(2,'failed','scan',NULL,3,5,3600000000,1000000,300000000,8113824056413204463,1767225600000000,X'7B226E223A20317D');
+INSERT INTO "request" VALUES(3,'running','scan',NULL,3,5,3600000000,1000000,300000000,-6430476535629853999,1767225610000000,X'7B226E223A20317D');
+INSERT INTO "request" VALUES(4,'blocked','scan',NULL,3,5,3600000000,1000000,300000000,8016395990178644169,1767225610000000,X'7B226E223A20317D');
+INSERT INTO "request" VALUES(5,'scheduled','scan',NULL,3,5,3600000000,1000000,300000000,315131981782849967,1767225610000000,X'7B226E223A20317D');
+INSERT INTO "request" VALUES(6,'ready','scan',NULL,3,5,3600000000,1000000,300000000,-6169175796834909722,1767225610000000,X'7B226E223A20317D');
+INSERT INTO "request" VALUES(7,'cancelled','scan',NULL,3,5,3600000000,1000000,300000000,-796718296115845759,1767225610000000,X'7B226E223A20317D');
+CREATE TABLE slot (
+    name TEXT PRIMARY KEY,
+    task INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO "slot" VALUES('s',3);
+CREATE TABLE task (
+    seq INTEGER PRIMARY KEY, -- the request's
+    state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 6),
+    rev INTEGER NOT NULL DEFAULT 0,
+    fence INTEGER NOT NULL DEFAULT 0,
+    mark INTEGER NOT NULL DEFAULT 0,
+    queue TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    parents_pending INTEGER NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    rescues INTEGER NOT NULL DEFAULT 0,
+    due_at INTEGER NOT NULL,
+    claimed_at INTEGER,
+    entered_at INTEGER,
+    finished_at INTEGER,
+    lease_expires_at INTEGER,
+    worker TEXT,
+    slot TEXT,
+    cause TEXT,
+    cancel TEXT,
+    error TEXT,
+    output BLOB,
+    CONSTRAINT "only a running task has a lease" CHECK ((state = 3) = (lease_expires_at IS NOT NULL)),
+    CONSTRAINT "a given-back attempt was counted" CHECK (attempt >= 0),
+    CONSTRAINT "a blocked task waits for a parent" CHECK (parents_pending >= (state = 0)),
+    CONSTRAINT "an error text has no NUL bytes" CHECK (error IS NULL OR instr(error, char(0)) = 0),
+    CONSTRAINT "a cancel reason has no NUL bytes" CHECK (cancel IS NULL OR instr(cancel, char(0)) = 0),
+    CONSTRAINT "an output has at most 64 MiB" CHECK (output IS NULL OR length(output) <= 67108864)
+) STRICT;
+INSERT INTO "task" VALUES(1,4,2,1,-443506543032613358,'done',0,0,1,0,1767225600000000,1767225600000000,1767225599995000,1767225600000000,NULL,'w1',NULL,'done',NULL,NULL,X'3432');
+INSERT INTO "task" VALUES(2,5,5,2,7232228947827342323,'failed',0,0,2,0,1767225600930000,1767225610000000,1767225609995000,1767225610000000,NULL,'w1',NULL,'error',NULL,'twice',NULL);
+INSERT INTO "task" VALUES(3,3,1,1,0,'running',-3,0,1,0,1767225610000000,1767225610000000,NULL,NULL,1767225640000000,'w1','s',NULL,NULL,NULL,NULL);
+INSERT INTO "task" VALUES(4,0,0,0,0,'blocked',0,1,0,0,1767225610000000,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "task" VALUES(5,1,0,0,0,'scheduled',0,0,0,0,1767225670000000,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "task" VALUES(6,2,0,0,0,'ready',0,0,0,0,1767225610000000,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "task" VALUES(7,6,1,0,-3340044219168663328,'cancelled',0,0,0,0,1767225610000000,NULL,NULL,1767225610000000,NULL,NULL,NULL,'cancelled',NULL,'no',NULL);
+CREATE UNIQUE INDEX request_id ON request (id);
+CREATE UNIQUE INDEX request_key ON request (key) WHERE key IS NOT NULL;
+CREATE INDEX task_scheduled ON task (queue, due_at) WHERE state = 1;
+CREATE INDEX task_ready ON task (queue, priority) WHERE state = 2;
+CREATE INDEX task_running ON task (queue) WHERE state = 3;
+COMMIT;
