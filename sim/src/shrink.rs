@@ -17,7 +17,7 @@ use crate::scheduler::Bounds;
 use crate::sweep::Report;
 
 /// How many runs shrinking takes at most, where nothing else is said: a few seconds.
-pub const TRIES_MAX: u32 = 4_000;
+pub const TRIES_MAX: u32 = 2_000;
 /// A shrunk run may take this many times the steps of the run that it comes from.
 const STEPS_FACTOR: u64 = 4;
 /// And so many more.
@@ -28,7 +28,7 @@ const TIME_MAX: Duration = Duration::from_secs(900);
 /// Where so few departures are left, no other failure is looked for.
 const SMALL_ENOUGH: usize = 8;
 /// How many runs afresh are made for one that fails.
-const AFRESH_MAX: u32 = 250;
+const AFRESH_MAX: u32 = 150;
 
 /// What shrinking came to.
 #[derive(Debug, Clone, PartialEq, Eq)]

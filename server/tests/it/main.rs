@@ -16,4 +16,6 @@ mod pages;
 mod postgres;
 mod run;
 mod serve;
+#[cfg(feature = "sim")]
+mod sim;
 mod storm;

@@ -11,7 +11,7 @@ use super::{Facts, Found, Property};
 use crate::history::{Entry, Event};
 
 /// A ready task of the name `t`.
-pub(super) fn task() -> Task {
+pub(crate) fn task() -> Task {
     Task {
         id: TaskId::trusted("t"),
         kind: Kind::trusted("work"),
@@ -51,7 +51,7 @@ pub(super) fn task() -> Task {
 }
 
 /// The task as its first claim leaves it, leased for 30 s at second 0.
-pub(super) fn running() -> Task {
+pub(crate) fn running() -> Task {
     Task {
         state: State::Running,
         rev: 2,
@@ -65,7 +65,7 @@ pub(super) fn running() -> Task {
 }
 
 /// A point in time, in seconds.
-pub(super) fn at(seconds: i64) -> Timestamp {
+pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(seconds * 1_000_000)
 }
 
@@ -82,7 +82,7 @@ pub(super) fn changes(steps: &[(i64, Task)]) -> Vec<Entry> {
 }
 
 /// An event at this second.
-pub(super) fn event(seconds: i64, event: Event) -> Entry {
+pub(crate) fn event(seconds: i64, event: Event) -> Entry {
     Entry { at: at(seconds), event }
 }
 

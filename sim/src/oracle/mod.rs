@@ -23,7 +23,7 @@ mod p20_conservation;
 
 pub mod goals;
 #[cfg(test)]
-mod made;
+pub(crate) mod made;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

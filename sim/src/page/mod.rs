@@ -36,7 +36,15 @@ impl Page {
     /// # Panics
     /// Where the run doesn't break that property.
     pub fn of(report: &Report, property: &str) -> Self {
-        let (shrunk, smallest) = shrink_report(report, property, TRIES_MAX);
+        Self::shrunk_within(TRIES_MAX, report, property)
+    }
+
+    /// The same in at most so many runs.
+    ///
+    /// # Panics
+    /// Where the run doesn't break that property.
+    pub fn shrunk_within(tries_max: u32, report: &Report, property: &str) -> Self {
+        let (shrunk, smallest) = shrink_report(report, property, tries_max);
         let from = FromWhat {
             decisions: report.decisions.len(),
             tries: shrunk.tries,
@@ -178,20 +186,142 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use steadfast_core::task::Task;
+    use steadfast_core::{Cause, State, WorkerId};
+
     use super::*;
+    use crate::choices::{Decision, Site, Stream};
+    use crate::history::{Entry, Event, SubmitAnswer};
+    use crate::oracle::made;
     use crate::scenario::workers;
     use crate::storage::flaws::Flaw;
-    use crate::world::Profile;
+    use crate::world::{EPOCH, Profile};
+
+    fn setup(flaw: Flaw) -> Setup {
+        Setup { scenario: workers::SCENARIO, profile: Profile::Postgres, flaws: vec![flaw] }
+    }
+
+    /// The changes of a task that is settled by an attempt that had lost it.
+    fn settled_by_a_zombie() -> Vec<(u64, Task)> {
+        let worker = |name: &str| Some(WorkerId::trusted(name));
+        let mut steps = vec![(0, Task { rev: 0, ..made::task() })];
+        let mut then = |at, change: &dyn Fn(&mut Task)| {
+            let mut task: Task = steps.last().expect("the first is there").1.clone();
+            change(&mut task);
+            steps.push((at, task));
+        };
+        then(10, &|task| {
+            (task.rev, task.state, task.fence, task.attempt, task.worker) =
+                (1, State::Running, 1, 1, worker("w0.0"));
+        });
+        then(3_000, &|task| task.lease_expires_at = Some(EPOCH));
+        then(6_000, &|task| task.lease_expires_at = Some(EPOCH));
+        then(25_000, &|task| {
+            (task.rev, task.state, task.attempt, task.rescues) = (2, State::Ready, 0, 1);
+            task.cause = Some(Cause::LeaseLapsed);
+        });
+        then(25_010, &|task| {
+            (task.rev, task.state, task.fence, task.attempt, task.worker) =
+                (3, State::Running, 2, 1, worker("w1.0"));
+        });
+        then(26_500, &|task| {
+            (task.rev, task.state, task.cause) = (4, State::Succeeded, Some(Cause::Done));
+            task.output = Some((*b"fence 1").into());
+        });
+        steps
+    }
+
+    fn told_by_the_others() -> Vec<(u64, Event)> {
+        let id = || made::task().id;
+        let entered = |node: &str, fence| Event::Entered {
+            node: node.into(),
+            task: id(),
+            payload_id: "t".into(),
+            fence,
+        };
+        vec![
+            (0, Event::Started { node: "api".into() }),
+            (0, Event::Started { node: "w0.0".into() }),
+            (0, Event::Started { node: "w1.0".into() }),
+            (0, Event::Started { node: "w2.0".into() }),
+            (0, Event::Submitting { task: id() }),
+            (5, Event::Submitted { task: id(), answer: SubmitAnswer::Accepted(id()) }),
+            (20, entered("w0.0", 1)),
+            (7_000, Event::Froze { node: "w0.0".into() }),
+            (9_000, Event::Crashed { node: "w2.0".into() }),
+            (25_020, entered("w1.0", 2)),
+            (26_000, Event::Thawed { node: "w0.0".into() }),
+            (26_000, Event::Said { task: id(), fence: 1, well: true }),
+            (27_000, Event::Told { task: id(), fence: 2, lost: false }),
+            (90_000, Event::Healed),
+        ]
+    }
+
+    /// A report whose history is written by hand, so that the page stays while scenarios change.
+    fn made_report() -> Report {
+        let mut timed = told_by_the_others();
+        let mut before: Option<Arc<Task>> = None;
+        for (millis, task) in settled_by_a_zombie() {
+            let after = Arc::new(task);
+            timed.push((millis, Event::Changed { before, after: after.clone() }));
+            before = Some(after);
+        }
+        timed.sort_by_key(|(millis, _)| *millis);
+        let entry = |(millis, event)| Entry { at: EPOCH + Duration::from_millis(millis), event };
+        let entries: Vec<Entry> = timed.into_iter().map(entry).collect();
+        let decision = |stream, site: &'static str, actor, arrival, value| Decision {
+            site: Site { stream, site: site.into(), actor, arrival },
+            value,
+        };
+        let handler = xxhash_rust::xxh3::xxh3_64(b"t");
+        Report {
+            setup: setup(Flaw::UnfencedTransition),
+            seed: Some(7),
+            strategy: Strategy::Random,
+            runs: 1,
+            steps: 1_234,
+            virtual_time: Duration::from_secs(90),
+            decisions: vec![
+                decision(Stream::Workload, "attempts", 0, 0, 2),
+                decision(Stream::Workload, "handler", handler, 0, 5),
+                decision(Stream::Workload, "short work", handler, 0, 99),
+                decision(Stream::Faults, "blow", 0, 2, 3),
+                decision(Stream::Faults, "frozen for", 0, 0, 3),
+                decision(Stream::Faults, "apply", 3, 4, 3),
+                decision(Stream::Schedule, "set aside", 1, 9, 4),
+                decision(Stream::Storage, "commit", 4, 1, 3),
+            ],
+            unapplied: vec![decision(Stream::Faults, "claim", 9, 0, 1)],
+            violations: oracle::judge(&entries, true)
+                .into_iter()
+                .filter(|one| one.property == "P4")
+                .collect(),
+            entries,
+            tasks: vec!["main".into(), "w0.0/supervisor".into()],
+            hash: 0x5eed,
+        }
+    }
 
     #[test]
     fn a_page_tells_the_story_of_a_missing_fence() {
-        let flaws = vec![Flaw::UnfencedTransition];
-        let setup = Setup { scenario: workers::SCENARIO, profile: Profile::Postgres, flaws };
-        let report = setup.find(0..1_000).expect("the fence is missed");
-        let page = Page::of(&report, "P4");
-        insta::assert_snapshot!(page);
-        let replayed = page.capsule().replay().unwrap();
+        insta::assert_snapshot!(Page::as_it_is(made_report(), "P4"));
+    }
+
+    #[test]
+    fn the_page_of_a_seed_is_shrunk_and_its_capsule_replays_it() {
+        let report = setup(Flaw::UnfencedTransition).find(0..1_000).expect("the fence is missed");
+        let property = report.headline().expect("it failed").property;
+        let page = Page::shrunk_within(200, &report, property);
+        let text = page.to_string();
+        assert!(text.starts_with(&format!("{property} is broken")) && text.contains("══"), "{text}");
+        assert!(page.report().decisions.len() < report.decisions.len() / 4, "{text}");
+        let line = text.lines().last().expect("a page has lines");
+        let replayed =
+            Capsule::from_json(line).expect("the last line is a capsule").replay().expect("it is ours");
         assert_eq!(replayed.hash(), page.report().hash());
-        assert!(replayed.breaks("P4"));
+        assert!(replayed.breaks(property));
     }
 }

@@ -9,6 +9,7 @@ mod incident_2;
 mod simulation;
 mod merging;
 mod postgres_server;
+mod replay;
 mod settles;
 mod tidy;
 mod interleaved;
