@@ -138,7 +138,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::scenario::Scenario;
+    use crate::scenario::{Goals, Scenario};
     use crate::sweep::Setup;
     use crate::world::{Profile, World};
 
@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn a_scenario_that_is_no_function_of_its_seed_is_caught() {
-        let scenario = Scenario { name: "leak", about: "", run: |world| Box::pin(leak(world)) };
+        let scenario =
+            Scenario { name: "leak", about: "", goals: Goals::NONE, run: |world| Box::pin(leak(world)) };
         let setup = Setup { scenario, profile: Profile::Postgres, flaws: Vec::new() };
         let divergence = setup.run_twice(3).unwrap_err();
         assert_eq!((divergence.seed, divergence.number), (Some(3), 1));

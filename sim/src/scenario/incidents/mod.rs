@@ -70,7 +70,8 @@ impl Process {
         config.concurrency = concurrency;
         config.lease = LEASE;
         config.grace = Duration::from_secs(3);
-        let (supervisor, drain) = Supervisor::new(self.engine.clone(), handlers, config);
+        let (supervisor, drain) =
+            Supervisor::new(self.engine.clone(), handlers, config).expect("the configuration makes sense");
         self.node.spawn("supervisor", supervisor.run());
         drain
     }
