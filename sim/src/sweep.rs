@@ -14,8 +14,8 @@ use steadfast_core::name::TaskId;
 use crate::choices::{Choices, Decision};
 use crate::determinism::{self, Divergence};
 use crate::history::Entry;
-use crate::oracle::{self, Violation, goals};
-use crate::scenario::{BOUNDS, Scenario};
+use crate::oracle::{self, Violation};
+use crate::scenario::{BOUNDS, Goals, Scenario};
 use crate::scheduler::{Bounds, Stuck};
 use crate::storage::flaws::Flaw;
 use crate::strategy::{Enumerated, Enumeration, Strategy};
@@ -219,7 +219,7 @@ pub struct Swept {
     pub failures: u64,
     /// How many were run again to see that.
     pub reruns: u64,
-    /// In how many runs each goal was reached.
+    /// In how many runs each goal of their scenarios was reached: 0 for those that no run came to.
     pub goals: BTreeMap<&'static str, u64>,
     /// Polls of all runs.
     pub steps: u64,
@@ -282,7 +282,9 @@ impl Sweep {
             Err(divergence) => return (Swept { failures: 1, ..part }, News::Parted(divergence)),
         };
         part.runs = report.runs;
-        part.goals = goals::reached(&report.entries).into_iter().map(|goal| (goal, 1)).collect();
+        let Goals { all, reached } = setup.scenario.goals;
+        let reached = reached(&report.entries);
+        part.goals = all.iter().map(|goal| (*goal, u64::from(reached.contains(goal)))).collect();
         part.steps = report.steps;
         part.virtual_time = report.virtual_time;
         part.hash = report.hash ^ seed.rotate_left(32);
@@ -309,7 +311,7 @@ impl Swept {
 
     /// The goals that no run reached.
     pub fn missed(&self) -> Vec<&'static str> {
-        goals::GOALS.iter().copied().filter(|goal| !self.goals.contains_key(goal)).collect()
+        self.goals.iter().filter(|(_, count)| **count == 0).map(|(goal, _)| *goal).collect()
     }
 }
 
