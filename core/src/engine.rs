@@ -300,7 +300,8 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         Ok(reclaimed)
     }
 
-    /// Fails unfinished tasks whose deadline has passed; says how many. Pages through all of them.
+    /// Fails unfinished tasks whose deadline has passed, but for those whose attempts live in this process, which end by
+    /// themselves; says how many. Pages through all of them.
     ///
     /// # Errors
     /// What was ended before the error stays so.
@@ -312,10 +313,12 @@ impl<S: Storage, C: Clock> Engine<S, C> {
                 other => return Err(mismatch(&other)),
             };
             let full = overdue.len() as u64 >= u64::from(page);
-            let batches =
-                overdue.iter().map(|(task, _)| Step::Transition(decide::expire(task)).into()).collect();
+            // An attempt of our own knows its deadline, and ends it within its grace.
+            let is_left = |(task, head): &&(TaskId, Head)| !self.0.registry.holds(task, head.fence);
+            let overdue: Vec<TaskId> = overdue.iter().filter(is_left).map(|(task, _)| task.clone()).collect();
+            let batches = overdue.iter().map(|task| Step::Transition(decide::expire(task)).into()).collect();
             let mut progress = false;
-            for ((task, _), outcome) in overdue.iter().zip(self.0.settles.commit_all(batches).await) {
+            for (task, outcome) in overdue.iter().zip(self.0.settles.commit_all(batches).await) {
                 if let Outcome::Applied(_) = outcome? {
                     tracing::warn!(%task, "deadline passed");
                     self.0.registry.stop(task, Fence::MAX, &StopReason::LeaseLost);
@@ -416,8 +419,11 @@ fn log_reclaimed(lapsed: &Lapsed, receipts: &[Receipt]) {
     }
 }
 
-/// What can be known without the store.
-fn check(task: &NewTask) -> Result<(), InvalidTask> {
+/// Whether the request makes sense, as far as that can be known without the store.
+///
+/// # Errors
+/// [`InvalidTask`] says what is wrong with it.
+pub fn check(task: &NewTask) -> Result<(), InvalidTask> {
     let invalid = |field, why: String| Err(InvalidTask { field, why });
     if task.attempts_max == 0 {
         return invalid("attempts", "must be at least 1".into());

@@ -64,6 +64,7 @@ pub(crate) struct Store {
     pub(crate) steps: Vec<Checkpoint>,
     /// By id; what is inserted is put in.
     pub(crate) tasks: Vec<Task>,
+    pub(crate) overdue: Vec<(TaskId, Head)>,
     /// Errors for the next calls that carry a report.
     pub(crate) report_errors: VecDeque<ErrorKind>,
     /// Why reports are refused.
@@ -170,6 +171,7 @@ impl Storage for FakeStore {
             Query::Task(id) => {
                 Answer::Task(store.tasks.iter().find(|task| task.id == *id).cloned().map(Box::new))
             }
+            Query::Overdue { .. } => Answer::Overdue(store.overdue.clone()),
             other => panic!("no test asks for {other:?}"),
         };
         Ok(View { store: StoreId::trusted("fake"), as_of: Timestamp::from_micros(0), answer })
@@ -288,7 +290,12 @@ pub(crate) struct Bench {
 impl Bench {
     /// A worker that finds these tasks.
     pub(crate) fn new(handlers: Handlers, leases: Vec<Lease>) -> Self {
-        let (clock, store) = (FakeClock::default(), FakeStore::default());
+        Self::on(FakeClock::default(), handlers, leases)
+    }
+
+    /// The same on this clock, for handlers that know it.
+    pub(crate) fn on(clock: FakeClock, handlers: Handlers, leases: Vec<Lease>) -> Self {
+        let store = FakeStore::default();
         store.lock().leases = leases;
         let (engine, commits) = Engine::new(store.clone(), clock.clone());
         let config = WorkerConfig::new(WorkerId::trusted("w"));

@@ -9,15 +9,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use steadfast_core::engine::{Accepted, InvalidTask, Submitted};
 use steadfast_core::supervisor::{InvalidConfig, Supervisor, WorkerConfig};
-use steadfast_core::{Engine, Error, Handlers, Storage, sweeper};
+use steadfast_core::{Engine, Error, Handlers, NewTask, Refusal, Storage, sweeper};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use crate::clock::TokioClock;
 use crate::id::worker_id;
+use crate::lag::ExecutorLag;
 use crate::store::{AnyStorage, StoreUrl};
-use crate::worker::{Worker, on_runtime};
+use crate::worker::{OwnedTask, Worker, on_runtime};
 
 /// A process's seat at a store. Clones are one host.
 ///
@@ -54,6 +56,21 @@ pub enum OpenError {
     /// The system gives no thread, or no event queue for it.
     #[error("the thread that commits and renews can't be started: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+/// Why a task wasn't accepted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The request makes no sense.
+    #[error("the task makes no sense: {0}")]
+    Invalid(#[from] InvalidTask),
+    /// The store refused it: an id, key or slot that is taken, or a parent that doesn't exist.
+    #[error("the task was refused: {0:?}")]
+    Refused(Refusal),
+    /// The store failed. Where its outcome is unknown, the same task submitted again tells.
+    #[error(transparent)]
+    Store(#[from] Error),
 }
 
 impl Host<AnyStorage> {
@@ -99,6 +116,21 @@ impl<S: Storage> Host<S> {
         &self.engine
     }
 
+    /// Stores a task, as [`Engine::submit`] does, for those to whom anything but a stored task is an error.
+    ///
+    /// # Errors
+    /// It makes no sense, was refused, or couldn't be stored.
+    ///
+    /// # Cancellation
+    /// A dropped future leaves the task stored or not: the same submit again tells.
+    pub async fn submit(&self, task: NewTask) -> Result<Accepted, SubmitError> {
+        match self.engine.submit(task).await? {
+            Submitted::Accepted(accepted) => Ok(accepted),
+            Submitted::Refused(refusal) => Err(SubmitError::Refused(refusal)),
+            Submitted::Invalid(invalid) => Err(SubmitError::Invalid(invalid)),
+        }
+    }
+
     /// The default configuration of a new worker on this machine, from the queue `default`.
     pub fn worker_config(&self) -> WorkerConfig {
         WorkerConfig::new(worker_id())
@@ -114,10 +146,21 @@ impl<S: Storage> Host<S> {
     /// Outside a tokio runtime.
     pub fn work(&self, handlers: Handlers, config: WorkerConfig) -> Result<Worker, InvalidConfig> {
         let (id, lease) = (config.id.clone(), config.lease);
-        let handlers = on_runtime(handlers, &Handle::current());
+        let executor = Handle::current();
+        let handlers = on_runtime(handlers, &executor);
         let (supervisor, drain) = Supervisor::new(self.engine.clone(), handlers, config)?;
         self.sweep(sweeper::SWEEP.min(lease));
-        Ok(Worker::new(id, drain, self.seat.runtime.spawn(supervisor.run())))
+        let lag = ExecutorLag::new();
+        let probe = OwnedTask(executor.spawn(lag.clone().probe()));
+        let watch = lag.clone().watch(id.clone());
+        let supervisor = self.seat.runtime.spawn(async move {
+            let _until_the_worker_ends = probe;
+            tokio::select! {
+                () = supervisor.run() => {}
+                () = watch => {}
+            }
+        });
+        Ok(Worker::new(id, drain, supervisor, lag))
     }
 
     /// Reclaims lapsed leases now and every `every` from now on. Does nothing if that is done here already.

@@ -1,15 +1,25 @@
 //! Steadfast for services: a durable task runtime on SQLite or PostgreSQL, in your own process.
 //!
 //! ```no_run
-//! use steadfast::{Context, Handlers, Host, Kind, NewTask, Verdict};
+//! use serde::{Deserialize, Serialize};
+//! use steadfast::{Handlers, Host, Job, Jobs};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Greet {
+//!     name: String,
+//! }
+//!
+//! impl Job for Greet {
+//!     const KIND: &'static str = "greet";
+//!     type Output = String;
+//! }
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let host = Host::open(&"sqlite:tasks.db".parse()?).await?;
-//! let greet = |task: Context| async move { Verdict::done([b"hello, ", task.payload()].concat()) };
-//! let worker = host.work(Handlers::new().with(Kind::new("greet")?, greet), host.worker_config())?;
+//! let handlers = Handlers::new().with_job(|job: Greet, _| async move { Ok(format!("hello, {}", job.name)) });
+//! let worker = host.work(handlers, host.worker_config())?;
 //!
-//! let task = NewTask::new(steadfast::task_id(), Kind::new("greet")?, *b"world");
-//! host.engine().submit(task).await?;
+//! host.submit(Greet { name: "world".into() }.task()?).await?;
 //! worker.drain().await?;
 //! # Ok(())
 //! # }
@@ -22,6 +32,9 @@
 mod host;
 mod worker;
 
+mod job;
+mod lag;
+
 mod store;
 
 mod clock;
@@ -33,8 +46,10 @@ pub mod exec;
 pub mod subprocess;
 
 pub use clock::TokioClock;
-pub use host::{Host, OpenError};
+pub use host::{Host, OpenError, SubmitError};
 pub use id::{task_id, worker_id};
+pub use job::{Failure, Job, Jobs, TypedSteps};
+pub use lag::{ExecutorLag, LAG_WARNING};
 pub use store::{AnyStorage, InvalidStoreUrl, StoreUrl};
 pub use worker::{Worker, WorkerPanicked};
 

@@ -13,6 +13,8 @@ use steadfast_core::{Cause, Context, Handler, Handlers, Verdict, WorkerId};
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
 
+use crate::lag::ExecutorLag;
+
 /// How long a task rests that found the handlers' runtime shut down: long enough for another worker to take it.
 const RUNTIME_GONE_SNOOZE: Duration = Duration::from_secs(1);
 
@@ -23,6 +25,7 @@ pub struct Worker {
     drain: DrainHandle,
     /// Gone when its end has been told.
     supervisor: Option<JoinHandle<()>>,
+    lag: ExecutorLag,
 }
 
 /// The worker ended by a bug in Steadfast: its attempts were dropped and their leases lapse.
@@ -38,8 +41,19 @@ pub struct WorkerPanicked {
 }
 
 impl Worker {
-    pub(crate) fn new(id: WorkerId, drain: DrainHandle, supervisor: JoinHandle<()>) -> Self {
-        Self { id, drain, supervisor: Some(supervisor) }
+    pub(crate) fn new(
+        id: WorkerId,
+        drain: DrainHandle,
+        supervisor: JoinHandle<()>,
+        lag: ExecutorLag,
+    ) -> Self {
+        Self { id, drain, supervisor: Some(supervisor), lag }
+    }
+
+    /// How late the executor is on which the handlers run: measured every second, and warned about from
+    /// [`LAG_WARNING`](crate::LAG_WARNING) on.
+    pub fn executor_lag(&self) -> ExecutorLag {
+        self.lag.clone()
     }
 
     /// Its identity: that of this start.
@@ -112,17 +126,17 @@ impl Handler for OnRuntime {
 }
 
 /// A task that is aborted when it isn't wanted any more.
-struct OwnedTask(JoinHandle<Verdict>);
+pub(crate) struct OwnedTask<T>(pub(crate) JoinHandle<T>);
 
-impl Future for OwnedTask {
-    type Output = Result<Verdict, JoinError>;
+impl<T> Future for OwnedTask<T> {
+    type Output = Result<T, JoinError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(context)
     }
 }
 
-impl Drop for OwnedTask {
+impl<T> Drop for OwnedTask<T> {
     fn drop(&mut self) {
         self.0.abort();
     }

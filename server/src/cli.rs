@@ -105,6 +105,9 @@ pub enum Command {
     Prune(Prune),
     /// Measure this machine, on a temporary store of its own
     Bench(Bench),
+    /// Search the simulator for what breaks under faults, or replay it
+    #[cfg(feature = "sim")]
+    Sim(crate::commands::sim::Sim),
 }
 
 /// `serve`.

@@ -23,7 +23,7 @@ fn main() {
             let mut sizes = Vec::new();
             while let (true, Some(report)) = (sizes.len() < failures, setup.find(seed..SEEDS_MAX)) {
                 seed = report.seed.expect("it came from a seed") + 1;
-                let property = report.violations[0].property;
+                let property = report.headline().expect("it failed").property;
                 let (shrunk, smallest) = shrink_report(&report, property, tries_max);
                 assert!(smallest.breaks(property), "what is shrunk fails in the same way");
                 sizes.push(shrunk.decisions.len());

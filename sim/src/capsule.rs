@@ -74,7 +74,7 @@ impl Capsule {
             scenario: scenario.name.into(),
             profile: profile.as_str().into(),
             flaws: flaws.iter().map(|flaw| flaw.as_str().into()).collect(),
-            property: report.violations.first().map(|violation| violation.property.into()),
+            property: report.headline().map(|violation| violation.property.into()),
             seed: report.seed,
             hash: format!("{:016x}", report.hash()),
             decisions: report.decisions.iter().map(decision).collect(),

@@ -103,7 +103,15 @@ enum Source {
         decisions: BTreeMap<Site, u32>,
         workload: Option<u64>,
     },
+    /// From a seed, but only at these sites, and there often.
+    Narrowed {
+        seed: u64,
+        sites: BTreeSet<(Stream, Cow<'static, str>)>,
+    },
 }
+
+/// How often at least a narrowed run departs from the default, of [`ODDS`], at a site where it may.
+const NARROWED_ODDS_MIN: u32 = 500;
 
 impl Choices {
     /// All choices from one number, as a random walk.
@@ -129,6 +137,11 @@ impl Choices {
         Self::new(Source::Recorded { decisions, workload: Some(workload) }, Order::SetAside, true)
     }
 
+    /// Choices from a seed that depart from the default at these sites only.
+    pub fn narrowed(seed: u64, sites: BTreeSet<(Stream, Cow<'static, str>)>) -> Self {
+        Self::new(Source::Narrowed { seed, sites }, Order::Recorded, false)
+    }
+
     fn new(source: Source, order: Order, enumerate: bool) -> Self {
         Self(Arc::new(Mutex::new(State {
             source,
@@ -152,10 +165,16 @@ impl Choices {
 
     /// 0 but for `odds` in [`ODDS`] cases, where it is one of `1..=n`.
     pub fn depart(&self, stream: Stream, site: &'static str, actor: u64, odds: u32, n: u32) -> u32 {
+        let mut state = self.lock();
+        // Who was left out of the swarm may be among the sites that a run is narrowed to.
+        let odds = match state.source {
+            Source::Narrowed { .. } => odds.max(NARROWED_ODDS_MIN),
+            Source::Seed(_) | Source::Recorded { .. } => odds,
+        };
         let draw = |bits: u64| {
             if reduce(bits, ODDS) < odds { 1 + reduce(bits.rotate_left(32), n) } else { 0 }
         };
-        self.lock().choose(stream, site, actor, draw, n + 1)
+        state.choose(stream, site, actor, draw, n + 1)
     }
 
     /// Whether to depart from the default.
@@ -171,7 +190,10 @@ impl Choices {
     /// The decisions that were given and have not been met: the run went another way, or the place is gone.
     pub fn unapplied(&self) -> Vec<Decision> {
         let state = self.lock();
-        let Source::Recorded { decisions, .. } = &state.source else { return Vec::new() };
+        let decisions = match &state.source {
+            Source::Recorded { decisions, .. } => decisions,
+            Source::Seed(_) | Source::Narrowed { .. } => return Vec::new(),
+        };
         let met: BTreeSet<&Site> = state.departures.iter().map(|departure| &departure.site).collect();
         let unmet = decisions.iter().filter(|(site, _)| !met.contains(site));
         unmet.map(|(site, value)| Decision { site: site.clone(), value: *value }).collect()
@@ -209,6 +231,10 @@ impl State {
         let at = || Site { stream, site: Cow::Borrowed(site), actor, arrival };
         let value = match &self.source {
             Source::Seed(seed) => draw(bits(*seed, stream, site, actor, arrival)),
+            Source::Narrowed { seed, sites } if sites.contains(&(stream, Cow::Borrowed(site))) => {
+                draw(bits(*seed, stream, site, actor, arrival))
+            }
+            Source::Narrowed { .. } => 0,
             Source::Recorded { workload: Some(seed), .. } if stream == Stream::Workload => {
                 draw(bits(*seed, stream, site, actor, arrival))
             }
@@ -279,6 +305,15 @@ mod tests {
         added.pick(Stream::Workload, "new", 0, 100);
         added.pick(Stream::Schedule, "what", 0, 100);
         assert_eq!(play(&plain), play(&added));
+    }
+
+    #[test]
+    fn a_narrowed_run_departs_nowhere_else() {
+        let choices = Choices::narrowed(7, BTreeSet::from([(Stream::Faults, "crash".into())]));
+        play(&choices);
+        let departures = choices.departures();
+        assert!(!departures.is_empty());
+        assert!(departures.iter().all(|decision| decision.site.site == "crash"), "{departures:?}");
     }
 
     #[test]

@@ -98,6 +98,8 @@ pub enum Event {
         task: TaskId,
         /// The fence of the attempt.
         fence: Fence,
+        /// Whether because its lease is lost.
+        lost: bool,
     },
     /// A handler said its last word.
     Said {
@@ -307,7 +309,10 @@ impl fmt::Display for Entry {
             Event::Entered { node, task, fence, .. } => {
                 write!(f, "handler   {node} enters {task} fence {fence}")
             }
-            Event::Told { task, fence } => write!(f, "handler   of {task} fence {fence} is told to stop"),
+            Event::Told { task, fence, lost } => {
+                let why = if *lost { ": its lease is lost" } else { "" };
+                write!(f, "handler   of {task} fence {fence} is told to stop{why}")
+            }
             Event::Said { task, fence, well } => {
                 write!(
                     f,

@@ -3,19 +3,32 @@
 //! Because 0 is always the benign default and a choice is keyed where it happens, leaving a departure out leaves the
 //! others where they were. So this is delta debugging over a list: whole sites first (no frozen nodes at all, no
 //! latencies in the store), then parts of the list, then single departures; then values towards 0.
+//!
+//! Such a list can be stuck in a coincidence: thirty departures that only make two things happen at the same time. So
+//! the sites that are left are searched afresh, with everything else at its default, for another failure of the same
+//! property that shrinks to less.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::choices::{Choices, Decision, Stream};
 use crate::scheduler::Bounds;
 use crate::sweep::Report;
 
-/// How many runs shrinking takes at most, where nothing else is said: a second or two.
-pub const TRIES_MAX: u32 = 2_000;
+/// How many runs shrinking takes at most, where nothing else is said: a few seconds.
+pub const TRIES_MAX: u32 = 4_000;
 /// A shrunk run may take this many times the steps of the run that it comes from.
 const STEPS_FACTOR: u64 = 4;
 /// And so many more.
 const STEPS_SPARE: u64 = 50_000;
+/// While shrinking, a run that hasn't come to rest after that long counts as stuck: many times what one needs. What is
+/// left at last is judged by the whole bound.
+const TIME_MAX: Duration = Duration::from_secs(900);
+/// Where so few departures are left, no other failure is looked for.
+const SMALL_ENOUGH: usize = 8;
+/// How many runs afresh are made for one that fails.
+const AFRESH_MAX: u32 = 250;
 
 /// What shrinking came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,16 +63,50 @@ pub fn shrink(
 
 /// Shrinks a failed run for one property; answers with the report of the smallest run that fails in the same way.
 pub fn shrink_report(report: &Report, property: &str, tries_max: u32) -> (Shrunk, Report) {
-    let bounds = Bounds { polls: report.steps * STEPS_FACTOR + STEPS_SPARE, ..crate::scenario::BOUNDS };
-    let replay = |decisions: &[Decision]| {
-        report.setup.run_within(bounds, Choices::from_decisions(decisions.iter().cloned()))
-    };
-    let shrunk = shrink(report.decisions.clone(), tries_max, |decisions| {
-        let tried = replay(decisions);
+    let bounds = Bounds { polls: report.steps * STEPS_FACTOR + STEPS_SPARE, time: TIME_MAX };
+    let run = |choices: Choices| {
+        let tried = report.setup.run_within(bounds, choices);
         tried.breaks(property).then_some(tried.decisions)
-    });
-    let smallest = Report { seed: report.seed, strategy: report.strategy, ..replay(&shrunk.decisions) };
-    (shrunk, smallest)
+    };
+    let replay = |decisions: &[Decision]| run(Choices::from_decisions(decisions.iter().cloned()));
+    let mut shrunk = shrink(report.decisions.clone(), tries_max, replay);
+    let mut failed_tries = 0;
+    for round in 0.. {
+        let is_over = shrunk.tries >= tries_max || failed_tries >= AFRESH_MAX;
+        if is_over || shrunk.decisions.len() <= SMALL_ENOUGH {
+            break;
+        }
+        shrunk.tries += 1;
+        failed_tries += 1;
+        let choices = Choices::narrowed(round, some_sites(&shrunk.decisions, round));
+        let Some(decisions) = run(choices) else { continue };
+        let other = shrink(decisions, tries_max - shrunk.tries, replay);
+        shrunk.tries += other.tries;
+        if other.decisions.len() < shrunk.decisions.len() {
+            shrunk = Shrunk { tries: shrunk.tries, ..other };
+            failed_tries = 0;
+        }
+    }
+    let smallest = report.setup.run_choices(Choices::from_decisions(shrunk.decisions.iter().cloned()));
+    let smallest = if smallest.breaks(property) {
+        smallest
+    } else {
+        // It was only late, not stuck. Rare enough to give up.
+        shrunk = Shrunk { decisions: report.decisions.clone(), is_minimal: false, ..shrunk };
+        report.setup.run_choices(Choices::from_decisions(report.decisions.iter().cloned()))
+    };
+    (shrunk, Report { seed: report.seed, strategy: report.strategy, runs: report.runs, ..smallest })
+}
+
+/// The sites of a list of departures, every second time without some of them.
+fn some_sites(decisions: &[Decision], round: u64) -> BTreeSet<(Stream, Cow<'static, str>)> {
+    let all: BTreeSet<_> = decisions.iter().map(|d| (d.site.stream, d.site.site.clone())).collect();
+    if round.is_multiple_of(2) {
+        return all;
+    }
+    let is_left_out = |place: usize| round.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (place % 60) & 3 == 0;
+    let kept = all.into_iter().enumerate().filter(|(place, _)| !is_left_out(*place));
+    kept.map(|(_, site)| site).collect()
 }
 
 struct Search<F> {

@@ -15,7 +15,7 @@ use crate::choices::{Choices, Decision};
 use crate::determinism::{self, Divergence};
 use crate::history::Entry;
 use crate::oracle::{self, Violation};
-use crate::scenario::{BOUNDS, Goals, Scenario};
+use crate::scenario::{BOUNDS, Scenario};
 use crate::scheduler::{Bounds, Stuck};
 use crate::storage::flaws::Flaw;
 use crate::strategy::{Enumerated, Enumeration, Strategy};
@@ -71,6 +71,12 @@ impl Report {
     /// A number that is equal for equal runs: for their histories and their numbers of steps.
     pub fn hash(&self) -> u64 {
         self.hash
+    }
+
+    /// The violation that says most: that a task never ended is often only what another one led to.
+    pub fn headline(&self) -> Option<&Violation> {
+        let first = self.violations.iter().find(|violation| violation.property != "P1");
+        first.or(self.violations.first())
     }
 
     /// Whether it broke this property.
@@ -219,7 +225,7 @@ pub struct Swept {
     pub failures: u64,
     /// How many were run again to see that.
     pub reruns: u64,
-    /// In how many runs each goal of their scenarios was reached: 0 for those that no run came to.
+    /// In how many runs each goal of their scenarios was reached.
     pub goals: BTreeMap<&'static str, u64>,
     /// Polls of all runs.
     pub steps: u64,
@@ -282,9 +288,9 @@ impl Sweep {
             Err(divergence) => return (Swept { failures: 1, ..part }, News::Parted(divergence)),
         };
         part.runs = report.runs;
-        let Goals { all, reached } = setup.scenario.goals;
-        let reached = reached(&report.entries);
-        part.goals = all.iter().map(|goal| (*goal, u64::from(reached.contains(goal)))).collect();
+        let goals = setup.scenario.goals;
+        let reached = (goals.reached)(&report.entries);
+        part.goals = goals.all.iter().map(|goal| (*goal, u64::from(reached.contains(goal)))).collect();
         part.steps = report.steps;
         part.virtual_time = report.virtual_time;
         part.hash = report.hash ^ seed.rotate_left(32);
@@ -311,7 +317,7 @@ impl Swept {
 
     /// The goals that no run reached.
     pub fn missed(&self) -> Vec<&'static str> {
-        self.goals.iter().filter(|(_, count)| **count == 0).map(|(goal, _)| *goal).collect()
+        self.goals.iter().filter(|(_, runs)| **runs == 0).map(|(goal, _)| *goal).collect()
     }
 }
 
@@ -319,7 +325,7 @@ impl fmt::Display for Report {
     /// The page of a failure, shrunk: that takes up to [`TRIES_MAX`](crate::shrink::TRIES_MAX) runs. A line where
     /// nothing is broken.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.violations.first() {
+        match self.headline() {
             Some(violation) => crate::page::Page::of(self, violation.property).fmt(f),
             None => {
                 let Setup { scenario, profile, .. } = &self.setup;

@@ -6,6 +6,7 @@
 
 mod schema;
 
+mod answer;
 mod threads;
 mod writer;
 
@@ -23,6 +24,8 @@ mod reader;
 mod row;
 mod stats;
 
+mod within;
+
 mod clock;
 mod error;
 
@@ -30,12 +33,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use steadfast_core::storage::{ClaimRequest, Claimed, Query, View};
 use steadfast_core::time::ManualClock;
 use steadfast_core::wake::{Hints, Wake};
 use steadfast_core::{Batch, Error, ErrorKind, Outcome, Storage, StoreId};
 
+use crate::answer::Limits;
 use crate::clock::StoreClock;
 use crate::reader::ReadCall;
 use crate::schema::Opened;
@@ -55,6 +60,9 @@ pub struct Options {
     /// The largest size that the file may grow to; beyond it, writes fail with [`ErrorKind::Unavailable`]. It bounds
     /// this process only, and not the write-ahead log beside the file.
     pub bytes_max: Option<u64>,
+    /// The longest that a call may take, in all; 30 s. A caller is answered by then, whatever the disk does: with
+    /// [`ErrorKind::Unavailable`] where nothing was stored, and [`ErrorKind::Unknown`] where that can't be known.
+    pub time_limit: Duration,
     /// For tests: judges leases and due times in place of the host's clock.
     pub clock: Option<ManualClock>,
 }
@@ -77,7 +85,13 @@ impl Options {
 
     /// A store in memory, shared by the clones of its handle.
     pub fn in_memory() -> Self {
-        Self { path: None, synchronous: Synchronous::Full, bytes_max: None, clock: None }
+        Self {
+            path: None,
+            synchronous: Synchronous::Full,
+            bytes_max: None,
+            time_limit: Duration::from_secs(30),
+            clock: None,
+        }
     }
 
     /// What error messages call the store.
@@ -98,6 +112,7 @@ struct Handle {
     /// A store in memory has one connection, and the writer reads.
     readers: Option<Threads<ReadCall>>,
     writer: Threads<WriteCall>,
+    limits: Limits,
     common: Arc<Common>,
     options: Options,
 }
@@ -147,7 +162,8 @@ impl SqliteStorage {
             let run = move |conn: &_, calls: &_| writer::run(&common, conn, data_version, calls);
             Threads::start("steadfast-write", vec![conn], run)?
         };
-        Ok(Self(Arc::new(Handle { readers, writer, common, options })))
+        let limits = Limits::start(options.name(), options.time_limit)?;
+        Ok(Self(Arc::new(Handle { readers, writer, limits, common, options })))
     }
 
     /// The store's identity, made when it was created.
@@ -159,21 +175,29 @@ impl SqliteStorage {
 impl Storage for SqliteStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, Error> {
         let request = request.clone();
-        self.0.writer.call(ErrorKind::Unknown, |answer| WriteCall::Claim(request, answer)).await
+        self.0
+            .writer
+            .call(&self.0.limits, ErrorKind::Unknown, |answer| WriteCall::Claim(request, answer))
+            .await
     }
 
     async fn apply(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
         let batches = batches.to_vec();
-        self.0.writer.call(ErrorKind::Unknown, |answer| WriteCall::Apply(batches, answer)).await
+        self.0
+            .writer
+            .call(&self.0.limits, ErrorKind::Unknown, |answer| WriteCall::Apply(batches, answer))
+            .await
     }
 
     async fn read(&self, query: &Query) -> Result<View, Error> {
         let query = query.clone();
         match &self.0.readers {
-            Some(readers) => readers.call(ErrorKind::Broken, |answer| ReadCall { query, answer }).await,
+            Some(readers) => {
+                readers.call(&self.0.limits, ErrorKind::Broken, |answer| ReadCall { query, answer }).await
+            }
             None => {
                 let call = |answer| WriteCall::Read(ReadCall { query, answer });
-                self.0.writer.call(ErrorKind::Broken, call).await
+                self.0.writer.call(&self.0.limits, ErrorKind::Broken, call).await
             }
         }
     }

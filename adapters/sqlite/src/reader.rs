@@ -7,6 +7,7 @@ use steadfast_core::task::{Checkpoint, Fence, Parent};
 use steadfast_core::{State, TaskId, Timestamp};
 
 use crate::Common;
+use crate::answer::Answer;
 use crate::error::classed;
 use crate::list::tasks;
 use crate::row::{
@@ -14,7 +15,7 @@ use crate::row::{
     log_entry, on_failure, optional, state, task, text, worker,
 };
 use crate::stats::stats;
-use crate::threads::{Answer, Calls};
+use crate::threads::Calls;
 
 /// A question, and where the answer goes.
 pub(crate) struct ReadCall {
@@ -29,8 +30,7 @@ pub(crate) fn run(common: &Common, conn: &Connection, calls: &Calls<ReadCall>) {
         Ok(reader) => reader.serve(call),
         Err(error) => {
             let error = classed(format_args!("prepare statements for {}", common.name), error);
-            // A caller that is gone doesn't mind.
-            let _ = call.answer.send(Err(error));
+            call.answer.send(Err(error));
         }
     });
 }
@@ -103,7 +103,7 @@ impl<'c> Reader<'c> {
 
     /// Answers one call, unless its caller is gone.
     pub(crate) fn serve(&mut self, call: ReadCall) {
-        if call.answer.is_closed() {
+        if !call.answer.begin(self.conn) {
             return;
         }
         let view = self.read(&call.query).map_err(|error| {
@@ -113,7 +113,7 @@ impl<'c> Reader<'c> {
             }
             classed(format_args!("read {}", self.common.name), &error)
         });
-        let _ = call.answer.send(view);
+        call.answer.send(view);
     }
 
     fn read(&mut self, query: &Query) -> rusqlite::Result<View> {

@@ -23,7 +23,7 @@ const APPLICATION_ID: i32 = 0x5374_6661;
 const MIGRATIONS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 
 /// The version that this program makes, and the newest that it opens.
-const VERSION: i64 = MIGRATIONS.len() as i64;
+pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The connection that writes, and what is known of the store when it is opened.
 pub(crate) struct Opened {

@@ -10,13 +10,11 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use steadfast_core::{Error, ErrorKind};
-use tokio::sync::oneshot;
+
+use crate::answer::{Answer, Limits};
 
 /// Calls that wait for a thread; one more is refused. So many wait only while the disk is stuck.
 const CALLS_MAX: usize = 4096;
-
-/// Where the answer to a call goes.
-pub(crate) type Answer<T> = oneshot::Sender<Result<T, Error>>;
 
 /// Threads that serve calls until this is dropped, which waits for them.
 pub(crate) struct Threads<C> {
@@ -49,13 +47,15 @@ impl<C: Send + 'static> Threads<C> {
         Ok(threads)
     }
 
-    /// Has a call served and waits for its answer. `lost` is what it means if a thread dies over the call.
-    pub(crate) async fn call<T>(
+    /// Has a call served and waits for its answer, within the limit. `lost` is what it means if a thread dies over the
+    /// call.
+    pub(crate) async fn call<T: Send + 'static>(
         &self,
+        limits: &Limits,
         lost: ErrorKind,
         call: impl FnOnce(Answer<T>) -> C,
     ) -> Result<T, Error> {
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = limits.answer(lost);
         self.sender().try_send(call(answer)).map_err(|error| match error {
             TrySendError::Full(_) => {
                 let message = format!("{CALLS_MAX} calls wait for the store already; is its disk stuck?");

@@ -16,11 +16,12 @@ use steadfast_core::wake::Hint;
 use steadfast_core::{Batch, Error, Outcome, Timestamp};
 
 use crate::Common;
+use crate::answer::Answer;
 use crate::apply::Steps;
 use crate::claim::Claims;
 use crate::error::{classed, of_commit};
 use crate::reader::{ReadCall, Reader};
-use crate::threads::{Answer, Calls};
+use crate::threads::Calls;
 
 /// How often the writer looks for other processes' commits, while somebody listens.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
@@ -89,11 +90,10 @@ pub(crate) fn run(common: &Common, conn: &Connection, data_version: i64, calls: 
 
 impl WriteCall {
     fn fail(self, error: &Error) {
-        // A caller that is gone doesn't mind.
         match self {
-            WriteCall::Claim(_, answer) => drop(answer.send(Err(error.clone()))),
-            WriteCall::Apply(_, answer) => drop(answer.send(Err(error.clone()))),
-            WriteCall::Read(call) => drop(call.answer.send(Err(error.clone()))),
+            WriteCall::Claim(_, answer) => answer.send(Err(error.clone())),
+            WriteCall::Apply(_, answer) => answer.send(Err(error.clone())),
+            WriteCall::Read(call) => call.answer.send(Err(error.clone())),
             WriteCall::Watch => {}
         }
     }
@@ -135,16 +135,16 @@ impl<'c> Writer<'c> {
 
     fn serve(&mut self, call: WriteCall) {
         match call {
-            WriteCall::Claim(_, answer) if answer.is_closed() => {}
-            WriteCall::Apply(_, answer) if answer.is_closed() => {}
+            WriteCall::Claim(_, answer) if !answer.begin(self.conn) => {}
+            WriteCall::Apply(_, answer) if !answer.begin(self.conn) => {}
             WriteCall::Claim(request, answer) => {
                 let claimed = self.transact("claim from", |writer, tx| writer.claims.claim(tx, &request));
-                let _ = answer.send(claimed);
+                answer.send(claimed);
             }
             WriteCall::Apply(batches, answer) => {
                 let outcomes =
                     self.transact("apply steps to", |writer, tx| writer.steps.apply_all(tx, &batches));
-                let _ = answer.send(outcomes);
+                answer.send(outcomes);
             }
             WriteCall::Read(call) => self.reader.serve(call),
             WriteCall::Watch => {}

@@ -49,6 +49,13 @@ fn a_failed_task_is_tried_again_as_a_new_one_that_is_the_answer_until_it_ends() 
 }
 
 #[test]
+fn numbers_go_on_where_earlier_retries_were_pruned() {
+    let store = FakeStore::default();
+    store.lock().tasks = vec![ended(scan("a.retry2"), State::Failed)];
+    assert_eq!(anew(retry(&store, "a.retry2")), ("a.retry3".into(), true));
+}
+
+#[test]
 fn another_request_under_the_id_of_a_retry_is_left_alone() {
     let store = FakeStore::default();
     let mut other = scan("a.retry");

@@ -28,6 +28,9 @@ use crate::time::Moment;
 /// What a line of log counts against [`LOG_BYTES_MAX`] besides its text: a flood of empty lines is one, too.
 pub const LOG_LINE_COST: usize = 16;
 
+/// The most lines in one report: a flood goes in several, so that no call holds up the store's others for long.
+const REPORT_LINES_MAX: usize = 2_000;
+
 /// Why something that a handler reported and waited for isn't stored.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -67,7 +70,7 @@ struct Said {
     phase: Phase,
     progress: Option<Progress>,
     /// With the moment when each was written.
-    lines: Vec<(Moment, LogLine)>,
+    lines: VecDeque<(Moment, LogLine)>,
     log: Log,
     /// What somebody waits for, in order.
     asked: VecDeque<(Asked, Answer)>,
@@ -147,7 +150,7 @@ impl Desk {
         let said = Said {
             phase,
             progress: None,
-            lines: Vec::new(),
+            lines: VecDeque::new(),
             log: Log::default(),
             asked: VecDeque::new(),
             steps,
@@ -279,7 +282,7 @@ impl Desk {
             let mut said = self.lock();
             said.phase = Phase::Closed;
             said.progress = None;
-            said.lines = Vec::new();
+            said.lines = VecDeque::new();
             std::mem::take(&mut said.asked)
         };
         for (_, answer) in asked {
@@ -379,7 +382,7 @@ impl Said {
 
     fn push_line(&mut self, at: Moment, stream: Stream, text: String) {
         self.log.number += 1;
-        self.lines.push((at, LogLine { number: self.log.number, ago: Duration::ZERO, stream, text }));
+        self.lines.push_back((at, LogLine { number: self.log.number, ago: Duration::ZERO, stream, text }));
     }
 
     fn take(&mut self, lease: &Lease, now: Moment) -> Parcel {
@@ -399,8 +402,8 @@ impl Said {
             None => {}
         }
         report.progress = self.progress.take();
-        let lines = std::mem::take(&mut self.lines);
-        report.lines = lines.into_iter().map(|(at, line)| aged(at, line, now)).collect();
+        let lines = self.lines.drain(..self.lines.len().min(REPORT_LINES_MAX));
+        report.lines = lines.map(|(at, line)| aged(at, line, now)).collect();
         Parcel::Report(report, answers)
     }
 }

@@ -48,6 +48,24 @@ fn of_many_reports_the_last_is_sent_and_all_attempts_share_the_call() {
 }
 
 #[test]
+fn attempts_that_speak_at_different_times_share_the_call_too() {
+    let clock = crate::fake::FakeClock::default();
+    let bench_clock = clock.clone();
+    let handlers = work(move |context: Context| {
+        let clock = clock.clone();
+        async move {
+            let wait = if context.task_id().as_str() == "a" { 100 } else { 300 };
+            crate::Clock::sleep(&clock, Duration::from_millis(wait)).await;
+            context.log("here");
+            Verdict::error(context.stopped().await)
+        }
+    });
+    let mut bench = Bench::on(bench_clock, handlers, vec![lease("a"), lease("b")]);
+    bench.pass(HALF * 3);
+    assert_eq!((bench.store.reports().len(), bench.store.report_calls()), (2, 1));
+}
+
+#[test]
 fn what_is_left_at_the_end_is_sent_before_the_settling() {
     let handlers = work(|context: Context| async move {
         context.log("first\r\nsecond");
@@ -111,7 +129,11 @@ fn empty_lines_are_bounded_too() {
         Verdict::done(*b"")
     });
     let bench = Bench::new(handlers, vec![lease("a")]);
-    assert_eq!(bench.store.reports().remove(0).lines.len(), LOG_BYTES_MAX / LOG_LINE_COST + 1);
+    let reports = bench.store.reports();
+    assert!(reports.iter().all(|report| report.lines.len() <= REPORT_LINES_MAX), "a flood goes in several");
+    let numbers: Vec<_> =
+        reports.iter().flat_map(|report| &report.lines).map(|line| line.number as usize).collect();
+    assert_eq!(numbers, (1..=LOG_BYTES_MAX / LOG_LINE_COST + 1).collect::<Vec<_>>());
 }
 
 #[test]
@@ -157,6 +179,7 @@ fn a_refused_checkpoint_means_that_the_lease_is_lost() {
     assert_eq!(reason, StopReason::LeaseLost);
     assert!(matches!(late, ReportError::LeaseLost), "{late}");
     assert!(bench.store.settled().is_empty(), "whatever it says is void");
+    assert_eq!(bench.store.report_calls(), 1, "and isn't sent");
 }
 
 #[test]

@@ -128,3 +128,25 @@ fn a_cancel_before_another_attempt_keeps_what_the_last_one_said() {
     let error = settled[1].error.as_deref().unwrap();
     assert!(error.ends_with("the last one: the attempt took longer than its timeout of 1s"), "{error}");
 }
+
+#[test]
+fn the_sweeper_leaves_an_overdue_attempt_its_grace_and_ends_what_nobody_here_runs() {
+    let mut bench = Bench::new(deaf(), vec![due_in(5 * SECOND)]);
+    bench.pass(6 * SECOND);
+    let head = Head { state: State::Running, rev: 1, fence: 1, cancel_requested: false };
+    let ours = (TaskId::trusted("a"), head);
+    bench.store.lock().overdue = vec![ours.clone(), (TaskId::trusted("b"), head)];
+    let sweep = |bench: &mut Bench| {
+        let engine = bench.engine.clone();
+        let mut call = crate::fake::Run::new(async move { engine.expire_overdue(10, 1).await });
+        assert!(!call.go(), "the committer runs beside it");
+        bench.pass(SECOND);
+        call.end().unwrap()
+    };
+    assert_eq!(sweep(&mut bench), 1);
+    assert_eq!(bench.store.settled().len(), 1, "b alone");
+    // One that won't settle any more is nobody's.
+    bench.engine.registry().stop(&ours.0, 1, &StopReason::LeaseLost);
+    bench.store.lock().overdue = vec![ours];
+    assert_eq!(sweep(&mut bench), 1);
+}

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod host;
+mod job;
 
 #[cfg(unix)]
 mod exec;

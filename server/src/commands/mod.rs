@@ -6,6 +6,8 @@ mod doctor;
 mod houses;
 mod run;
 mod serve;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod tasks;
 mod watch;
 mod worker;
@@ -75,6 +77,8 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::Migrate => houses::migrate(target.store()?, out).await,
         Command::Prune(args) => houses::prune(args, &target, out).await,
         Command::Bench(args) => bench::bench(&args, target.named_store()?, out).await,
+        #[cfg(feature = "sim")]
+        Command::Sim(args) => sim::sim(args, out).await,
     }
 }
 
@@ -94,6 +98,9 @@ fn runtime(command: &Command) -> Result<tokio::runtime::Runtime, Failure> {
 fn start_logging(command: &Command) -> Result<(), Failure> {
     let default = match command {
         Command::Serve(_) | Command::Worker(_) => LevelFilter::INFO,
+        // What goes wrong in a simulation is meant to.
+        #[cfg(feature = "sim")]
+        Command::Sim(_) => LevelFilter::OFF,
         _ => LevelFilter::ERROR,
     };
     let filter = match std::env::var(LOG_VARIABLE) {

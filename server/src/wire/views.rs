@@ -32,12 +32,14 @@ impl EventJson {
 }
 
 fn described(task: &TaskJson) -> (&'static str, String) {
+    // What an earlier attempt said stands there until this one says something.
+    let progress = task.progress.as_ref().filter(|_| task.reported_at >= task.claimed_at);
     let reason = || {
         let cause = task.cause.as_deref().unwrap_or("no cause");
         task.error.as_deref().map_or_else(|| cause.to_owned(), |error| format!("{cause}: {error}"))
     };
     let worker = task.worker.as_deref().unwrap_or("a worker");
-    match (task.state.as_str(), &task.cause, &task.cancel, &task.progress) {
+    match (task.state.as_str(), &task.cause, &task.cancel, progress) {
         ("blocked", _, _, _) if task.slot_waiting => ("task_blocked", "waits for its slot".into()),
         ("blocked", _, _, _) => ("task_blocked", "waits for other tasks".into()),
         ("scheduled", Some(_), _, _) => {
@@ -373,4 +375,46 @@ pub struct StatsJson {
 pub struct PrunedJson {
     /// How many tasks were forgotten.
     pub pruned: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(changed: serde_json::Value, event: &str, message: &str) {
+        let mut task = serde_json::json!({
+            "id": "a", "kind": "scan", "queue": "default", "state": "running", "cause": null, "rev": 4, "attempt": 2,
+            "attempts_max": 3, "rescues": 0, "rescues_max": 5, "slot": null, "key": null, "priority": 0,
+            "payload": null, "output": null, "error": null, "progress": { "percent": 40, "message": "half of it" },
+            "submitted_at": "2026-01-31T18:00:00.000000Z", "due_at": "2026-01-31T18:00:00.000000Z",
+            "claimed_at": "2026-01-31T18:00:05.000000Z", "reported_at": "2026-01-31T18:00:06.000000Z",
+            "entered_at": null, "finished_at": null, "lease_expires_at": null, "worker": "w", "cancel": null,
+            "parents": [], "store": "s",
+        });
+        task.as_object_mut().unwrap().extend(changed.as_object().unwrap().clone());
+        // As text: what is kept byte for byte can't come from a value.
+        let event_json = EventJson::new(serde_json::from_str(&task.to_string()).unwrap());
+        assert_eq!((event_json.event, &*event_json.message), (event, message), "{changed}");
+    }
+
+    #[test]
+    fn an_event_is_named_by_the_task_as_it_is() {
+        let json = |text: &str| serde_json::from_str(text).unwrap();
+        check(json("{}"), "task_progress", "40 % half of it");
+        let before = r#"{"reported_at":"2026-01-31T18:00:04.000000Z"}"#;
+        check(json(before), "task_started", "attempt 2 of 3 on w");
+        check(json(r#"{"cancel":"enough"}"#), "task_cancel_requested", "enough");
+        let failed = r#"{"state":"scheduled","cause":"error","error":"no luck"}"#;
+        check(json(failed), "task_retrying", "again at 2026-01-31T18:00:00.000000Z after error: no luck");
+        check(
+            json(r#"{"state":"ready","cause":"drained"}"#),
+            "task_requeued",
+            "waits for a worker again after drained",
+        );
+        check(json(r#"{"state":"failed","cause":"timeout"}"#), "task_failed", "timeout");
+        check(json(r#"{"state":"cancelled","cause":"replaced"}"#), "task_cancelled", "replaced");
+        check(json(r#"{"state":"succeeded","cause":"done"}"#), "task_succeeded", "done");
+        check(json(r#"{"state":"blocked","slot_waiting":true}"#), "task_blocked", "waits for its slot");
+    }
 }

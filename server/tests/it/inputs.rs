@@ -152,6 +152,7 @@ fn a_bad_request_is_told_by_its_field_and_stores_nothing() {
         assert_eq!(answer.header("content-type"), "application/problem+json", "{path}");
         assert_eq!(answer.json()["field"].as_str().unwrap_or_default(), field, "{path}");
     }
+    assert!(server.get("/v1/tasks?limit=1&limit=2").text.contains("twice"));
     assert!(!place.has_tasks());
 }
 

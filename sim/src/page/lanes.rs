@@ -175,7 +175,7 @@ impl Lanes {
             | Event::Submitted { .. }
             | Event::Cancelled { .. }
             | Event::Looked { .. } => Some(&self.client),
-            Event::Told { task, fence }
+            Event::Told { task, fence, .. }
             | Event::Said { task, fence, .. }
             | Event::Reported { task, fence, .. } => {
                 self.attempts.get(&(task.clone(), *fence)).map(|node| lane_of(node))

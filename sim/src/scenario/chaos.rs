@@ -12,6 +12,7 @@ use crate::world::{Node, SimClock, World};
 
 use super::client::LIMITED;
 use super::handler::Worker;
+use super::rival::Tip;
 
 /// The lease in the simulation.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
@@ -23,6 +24,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 pub(super) struct Place {
     pub(super) world: World,
     pub(super) number: u64,
+    pub(super) tip: Tip,
 }
 
 /// A worker process.
@@ -42,8 +44,10 @@ impl Place {
         let (engine, commits) = Engine::new(node.storage(), node.clock());
         node.spawn("committer", commits);
         node.spawn("sweeper", sweeper::run(engine.clone(), SWEEP));
-        let handlers = Handlers::new()
-            .with(Kind::trusted("work"), Worker { node: node.clone(), engine: engine.clone() });
+        let handlers = Handlers::new().with(
+            Kind::trusted("work"),
+            Worker { node: node.clone(), engine: engine.clone(), tip: self.tip.clone() },
+        );
         let mut config = WorkerConfig::new(WorkerId::trusted(name));
         config.queues = vec![Queue::default_queue(), Queue::trusted(LIMITED)];
         config.concurrency = 1 + self.pick("concurrency", 4) as usize;

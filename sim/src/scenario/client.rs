@@ -78,7 +78,7 @@ impl Client {
         self.engine.prune(Prune { succeeded: RETENTION, otherwise, limit: 5 }).await
     }
 
-    fn choices(&self) -> &Choices {
+    pub(super) fn choices(&self) -> &Choices {
         self.node.world().choices()
     }
 
@@ -145,18 +145,21 @@ impl Client {
         task
     }
 
-    async fn submit(&self, number: u64, task: NewTask) {
+    pub(super) async fn submit(&self, number: u64, task: NewTask) {
         let id = task.id.clone();
         self.node.record(Event::Submitting { task: id.clone() });
         let patience =
             self.choices().depart(Stream::Faults, "client goes away", number, self.drop_odds(), 12);
-        for round in 0..=RESUBMITS_MAX {
+        // Some take the first answer for what it says.
+        let gives_up = self.choices().odds(Stream::Workload, "gives up", number, 3_000);
+        let rounds = if gives_up { 0 } else { RESUBMITS_MAX };
+        for round in 0..=rounds {
             let answer = match dropped_after(patience, self.engine.submit(task.clone())).await {
                 None => SubmitAnswer::Dropped,
                 Some(Ok(Submitted::Accepted(accepted))) => SubmitAnswer::Accepted(accepted.id),
                 Some(Ok(Submitted::Refused(refusal))) => SubmitAnswer::Refused(format!("{refusal:?}")),
                 Some(Ok(Submitted::Invalid(invalid))) => unreachable!("the plan is valid: {invalid}"),
-                Some(Err(error)) if round < RESUBMITS_MAX && is_worth_repeating(&error) => {
+                Some(Err(error)) if round < rounds && is_worth_repeating(&error) => {
                     tokio::time::sleep(Duration::from_millis(500)).await;
                     continue;
                 }
@@ -169,7 +172,7 @@ impl Client {
         }
     }
 
-    async fn cancel(&self, task: &TaskId) {
+    pub(super) async fn cancel(&self, task: &TaskId) {
         let Ok(cancelled) = self.engine.cancel(task, "no longer needed").await else { return };
         let acknowledged = matches!(cancelled, Cancelled::Ended | Cancelled::Requested);
         self.node.record(Event::Cancelled { task: task.clone(), acknowledged });

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use steadfast_core::handler::Running;
+use steadfast_core::handler::{Running, StopReason};
 use steadfast_core::name::TaskId;
 use steadfast_core::step::{Outcome, Report};
 use steadfast_core::task::{Checkpoint, LogLine, Progress};
@@ -15,6 +15,8 @@ use crate::scheduler::yield_now;
 use crate::storage::SimStorage;
 use crate::world::{Node, SimClock};
 
+use super::rival::Tip;
+
 /// How long an attempt may take in the simulation.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -23,11 +25,12 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct Worker {
     pub(super) node: Node,
     pub(super) engine: Engine<SimStorage, SimClock>,
+    pub(super) tip: Tip,
 }
 
 impl Handler for Worker {
     fn call(&self, context: Context) -> Running {
-        let Self { node, engine } = self.clone();
+        let Self { node, engine, tip } = self.clone();
         Box::pin(async move {
             let (task, fence) = (context.task_id().clone(), context.fence());
             let payload_id = String::from_utf8_lossy(context.payload()).into_owned();
@@ -36,6 +39,10 @@ impl Handler for Worker {
             let verdict = work(&node, &context).await;
             let well = matches!(verdict, Verdict::Done(_));
             node.record(Event::Said { task, fence, well });
+            if let Some(slot) = context.lease().slot.clone().filter(|_| node.is_alive()) {
+                // The rival may have gone home.
+                let _ = tip.send(slot);
+            }
             verdict
         })
     }
@@ -120,7 +127,8 @@ async fn sleep_or_stop(node: &Node, context: &Context, duration: Duration) -> Op
     let (stopped, work) = (std::pin::pin!(context.stopped()), std::pin::pin!(tokio::time::sleep(duration)));
     match select(stopped, work).await {
         Either::Left((reason, _)) => {
-            node.record(Event::Told { task: context.task_id().clone(), fence: context.fence() });
+            let lost = reason == StopReason::LeaseLost;
+            node.record(Event::Told { task: context.task_id().clone(), fence: context.fence(), lost });
             Some(Verdict::error(reason))
         }
         Either::Right(_) => None,

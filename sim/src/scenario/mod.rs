@@ -4,6 +4,7 @@
 mod chaos;
 mod client;
 mod handler;
+mod rival;
 pub mod incidents;
 pub mod workers;
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{join_all, join3};
 use steadfast_core::Engine;
 use steadfast_core::name::Queue;
 use steadfast_core::step::QueueLimit;
@@ -15,6 +15,7 @@ use crate::world::World;
 
 use super::chaos::{Incarnation, Place};
 use super::client::{Client, LIMITED};
+use super::rival::Rival;
 use super::{Goals, Scenario};
 
 /// How many workers there are.
@@ -41,9 +42,11 @@ async fn run(world: World) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let until = tokio::time::Instant::now() + STORM;
-    let haunted = (0..WORKERS).map(|number| Place { world: world.clone(), number }.haunt(until));
     let client = Client { node, engine };
-    let (workers, ()) = join(join_all(haunted), client.clone().run()).await;
+    let (rival, tip) = Rival::new(client.clone());
+    let place = |number| Place { world: world.clone(), number, tip: tip.clone() };
+    let haunted = (0..WORKERS).map(|number| place(number).haunt(until));
+    let (workers, (), ()) = join3(join_all(haunted), client.clone().run(), rival.run(until)).await;
     world.heal();
     while client.pause_queue(false).await.is_err() {
         tokio::time::sleep(Duration::from_millis(100)).await;

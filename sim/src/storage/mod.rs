@@ -35,6 +35,7 @@ use steadfast_core::{Error, ErrorKind, Storage};
 use tokio::sync::oneshot;
 
 use crate::choices::Stream;
+use crate::db::{LockMode, Rows, Select};
 use crate::scheduler::yield_now;
 use crate::world::{DATABASE, Node, Profile, Server};
 use flaws::Flaw;
@@ -69,6 +70,18 @@ impl SimStorage {
     pub(crate) fn new(server: Arc<Server>, node: Node) -> Self {
         let hints = server.listener();
         Self { server, node, hints, cache: Arc::default() }
+    }
+
+    /// A stranger's transaction: locks a task's row for so long, then rolls back.
+    ///
+    /// # Errors
+    /// If the row can't be locked in time.
+    pub async fn hold(&self, task: &TaskId, time: Duration) -> Result<(), Error> {
+        let transaction = Transaction::begin(self.server.clone(), self.actor()).await?;
+        let row = Rows::by_keys(rows::table::TASK, [rows::RowKey::Task(task.clone())]);
+        transaction.lock(LockMode::Update, Select::new(row)).await?;
+        tokio::time::sleep(time).await;
+        Ok(())
     }
 
     fn actor(&self) -> u64 {

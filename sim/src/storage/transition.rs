@@ -51,7 +51,8 @@ pub(super) async fn apply(
         verdicts.set(*place, Verdict::Applied(Receipt::Moved(head(row))));
         let task = row.as_task();
         if task.state.is_terminal() {
-            ended.push(Ended { task: task.id.clone(), state: task.state, slot: task.slot.clone() });
+            let slot = task.slot.clone().filter(|_| !transaction.has(Flaw::PromotionInStatementOfEnd));
+            ended.push(Ended { task: task.id.clone(), state: task.state, slot });
         } else if transition.guard.from.contains(State::Running) && task.state.is_waiting() {
             history.push(attempt_of(task, transition, now));
         }

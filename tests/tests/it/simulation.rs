@@ -73,6 +73,11 @@ fn a_thousand_seeds_find_every_missing_guard() {
         (Flaw::UncheckedLeaseOnReclaim, Profile::Sqlite, "P16"),
         (Flaw::RetryIgnoresCancel, Profile::Postgres, "P15"),
         (Flaw::RetryIgnoresCancel, Profile::Sqlite, "P15"),
+        (Flaw::NoShareLockOnHolder, Profile::Postgres, "P11"),
+        (Flaw::PromotionInStatementOfEnd, Profile::Postgres, "P11"),
+        (Flaw::PromotionWithoutLocks, Profile::Postgres, "P11"),
+        (Flaw::UnfencedReport, Profile::Postgres, "P4"),
+        (Flaw::UnfencedReport, Profile::Sqlite, "P4"),
     ];
     for (flaw, profile, property) in specimens {
         let report = setup(profile, Some(flaw)).find(0..SEEDS);

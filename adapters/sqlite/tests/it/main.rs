@@ -1,11 +1,13 @@
 //! What is SQLite's own. The contract itself is checked by the conformance suite in `tests/`.
 
+mod limits;
 mod migrating;
 mod opening;
 mod processes;
 mod sharing;
 mod time;
 mod trouble;
+mod within;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

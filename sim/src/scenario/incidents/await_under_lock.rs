@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use steadfast_core::State;
+use steadfast_core::handler::StopReason;
 use steadfast_core::name::{Slot, TaskId};
 use steadfast_core::task::{Cause, OnConflict};
 use steadfast_core::{Context, Verdict};
@@ -47,7 +48,7 @@ async fn call_agent(process: Process, context: Context) -> Verdict {
     let stopped = std::pin::pin!(context.stopped());
     let Either::Left((reason, _)) = select(stopped, work).await else { return done(&context) };
     let (task, fence) = (context.task_id().clone(), context.fence());
-    process.node.record(Event::Told { task: task.clone(), fence });
+    process.node.record(Event::Told { task: task.clone(), fence, lost: reason == StopReason::LeaseLost });
     // The cleanup asks the engine, within the grace or beyond it.
     let _ = process.engine.task(&task).await;
     process.pause("cleanup", number, &[0, 500, 2_500, 8_000]).await;

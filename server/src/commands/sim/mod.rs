@@ -1,0 +1,251 @@
+//! `sim`: the simulator on the command line. What is run and judged is the simulator's; this reads what is asked for,
+//! and shows what came of it.
+
+mod bench;
+mod run;
+mod sweep;
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use steadfast_sim::capsule::{CapsuleError, find};
+use steadfast_sim::oracle::Violation;
+use steadfast_sim::scenario::{SCENARIOS, Scenario, workers};
+use steadfast_sim::storage::flaws::Flaw;
+use steadfast_sim::strategy::Strategy;
+use steadfast_sim::sweep::Setup;
+use steadfast_sim::world::Profile;
+
+use super::Out;
+use crate::failure::{Exit, Failure};
+use crate::units::duration;
+
+/// `sim`.
+#[derive(Debug, Args)]
+pub struct Sim {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub command: SimCommand,
+}
+
+/// What to do with the simulator.
+#[derive(Debug, Subcommand)]
+pub enum SimCommand {
+    /// Run one seed
+    Run(Run),
+    /// Run many seeds, and show what breaks
+    Sweep(Sweep),
+    /// Run what a failure page ends with, and show its page
+    Replay(Replay),
+    /// Measure the simulator on this machine, on one core
+    Bench(Bench),
+}
+
+/// What is run.
+#[derive(Debug, Args)]
+pub struct What {
+    /// Which scenario, or all
+    #[arg(long, value_name = "NAME", default_value = workers::SCENARIO.name)]
+    pub scenario: String,
+    /// On which simulated store: postgres, sqlite, or all
+    #[arg(long, value_name = "NAME", default_value = "postgres")]
+    pub profile: String,
+    /// With this guard of the store taken out, to see that it is missed; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub flaw: Vec<String>,
+    /// How to search
+    #[arg(long, value_enum, default_value = "random")]
+    pub strategy: StrategyName,
+    /// How many departures from the default an exhaustive search makes at most
+    #[arg(long, value_name = "K", default_value = "1", value_parser = clap::value_parser!(u32).range(0..=4))]
+    pub departures: u32,
+    /// Name the scenarios, profiles and flaws, and do nothing
+    #[arg(long)]
+    pub list: bool,
+    /// Show failures as they are, without making them smaller
+    #[arg(long)]
+    pub no_shrink: bool,
+}
+
+/// A way to search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StrategyName {
+    /// Every choice is drawn by itself
+    Random,
+    /// Tasks have priorities, which they lose now and then
+    Pct,
+    /// The seed's workload, with every set of a few departures from the default
+    Exhaustive,
+}
+
+/// `sim run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Which seed; decimal, or hexadecimal behind 0x
+    #[arg(long, value_name = "N", default_value = "0", value_parser = seed)]
+    pub seed: u64,
+    /// What is run.
+    #[command(flatten)]
+    pub what: What,
+}
+
+/// `sim sweep`.
+#[derive(Debug, Args)]
+pub struct Sweep {
+    /// How many seeds
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub seeds: NonZeroU64,
+    /// The first seed
+    #[arg(long, value_name = "SEED", default_value = "0", value_parser = seed)]
+    pub start: u64,
+    /// For how long at most
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub time: Option<Duration>,
+    /// How many threads [default: as many as there are cores]
+    #[arg(long, value_name = "J")]
+    pub jobs: Option<NonZeroUsize>,
+    /// What is run.
+    #[command(flatten)]
+    pub what: What,
+}
+
+/// `sim replay`.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// A file with the line that a failure page ends with
+    #[arg(value_name = "CAPSULE")]
+    pub capsule: PathBuf,
+}
+
+/// `sim bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// For how long each profile is run
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = duration)]
+    pub time: Duration,
+}
+
+/// Does it on a thread of its own: a simulation has an executor of its own, which can't run inside of this one.
+pub(super) async fn sim(args: Sim, out: Out) -> Result<ExitCode, Failure> {
+    let interrupted = Interrupted::default();
+    let flag = interrupted.clone();
+    let done = tokio::task::spawn_blocking(move || match args.command {
+        SimCommand::Run(args) => run::run(&args, out),
+        SimCommand::Sweep(args) => sweep::sweep(&args, &flag, out),
+        SimCommand::Replay(args) => run::replay(&args, out),
+        SimCommand::Bench(args) => bench::bench(&args, out),
+    });
+    let mut done = std::pin::pin!(done);
+    let done = tokio::select! {
+        done = &mut done => done,
+        _ = tokio::signal::ctrl_c() => {
+            interrupted.0.store(true, Ordering::Relaxed);
+            tokio::select! {
+                done = &mut done => done,
+                // The second time it is meant.
+                _ = tokio::signal::ctrl_c() => std::process::exit(Exit::Interrupted as i32),
+            }
+        }
+    };
+    done.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+}
+
+/// Whether somebody pressed Ctrl-C.
+#[derive(Debug, Clone, Default)]
+struct Interrupted(Arc<AtomicBool>);
+
+impl Interrupted {
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl What {
+    fn strategy(&self) -> Strategy {
+        match self.strategy {
+            StrategyName::Random => Strategy::Random,
+            StrategyName::Pct => Strategy::Pct,
+            StrategyName::Exhaustive => Strategy::Exhaustive { departures: self.departures },
+        }
+    }
+
+    /// Every scenario asked for on every profile asked for.
+    fn setups(&self) -> Result<Vec<Setup>, Failure> {
+        let scenarios =
+            one_or_all("scenario", &self.scenario, SCENARIOS, |scenario: &Scenario| scenario.name)?;
+        let profiles = one_or_all("profile", &self.profile, &Profile::ALL, |profile| profile.as_str())?;
+        let flaws: Vec<Flaw> = self
+            .flaw
+            .iter()
+            .map(|name| find("flaw", name, &Flaw::ALL, |flaw| flaw.as_str()))
+            .collect::<Result<_, _>>()?;
+        let setup = |scenario, profile| Setup { scenario, profile, flaws: flaws.clone() };
+        let on_each = |scenario: Scenario| profiles.iter().map(move |profile| (scenario, *profile));
+        Ok(scenarios
+            .into_iter()
+            .flat_map(on_each)
+            .map(|(scenario, profile)| setup(scenario, profile))
+            .collect())
+    }
+
+    /// Names what there is.
+    fn names(out: Out) -> Result<ExitCode, Failure> {
+        let scenarios: Vec<_> = SCENARIOS.iter().map(|one| (one.name, one.about)).collect();
+        let profiles = Profile::ALL.map(Profile::as_str);
+        let flaws = Flaw::ALL.map(Flaw::as_str);
+        let json = serde_json::json!({
+            "scenarios": scenarios.iter().map(|(name, about)| serde_json::json!({"name": name, "about": about}))
+                .collect::<Vec<_>>(),
+            "profiles": profiles,
+            "flaws": flaws,
+        });
+        out.write(&json, |out| {
+            for (name, about) in &scenarios {
+                writeln!(out, "scenario  {name}: {about}")?;
+            }
+            writeln!(out, "profiles  {}", profiles.join(", "))?;
+            writeln!(out, "flaws     {}", flaws.join(", "))
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn one_or_all<T: Copy>(
+    what: &'static str,
+    name: &str,
+    all: &[T],
+    name_of: impl Fn(&T) -> &'static str,
+) -> Result<Vec<T>, CapsuleError> {
+    if name == "all" { Ok(all.to_vec()) } else { find(what, name, all, name_of).map(|one| vec![one]) }
+}
+
+/// A seed, as a failure page or a program writes it.
+fn seed(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|error| format!("{error}: write 1234 or 0x5eed"))
+}
+
+fn violation_json(violation: &Violation) -> serde_json::Value {
+    let Violation { property, meaning, what, task } = violation;
+    serde_json::json!({
+        "property": property, "meaning": meaning, "what": what, "task": task.as_ref().map(|task| task.as_str()),
+    })
+}
+
+impl From<CapsuleError> for Failure {
+    fn from(error: CapsuleError) -> Self {
+        let exit = match error {
+            CapsuleError::Unknown { .. } => Exit::NotFound,
+            _ => Exit::Usage,
+        };
+        Failure::new(exit, error.to_string()).help("`steadfast sim run --list` names what there is")
+    }
+}
