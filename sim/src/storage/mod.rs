@@ -115,7 +115,7 @@ impl SimStorage {
     }
 
     /// What a client with an object cache makes of an answer: it prefers what it has seen of a task before.
-    fn from_cache(&self, query: &Query, view: View) -> View {
+    fn recall(&self, query: &Query, view: View) -> View {
         let (Query::Task(id), Answer::Task(Some(task))) = (query, &view.answer) else { return view };
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = cache.entry(id.clone()).or_insert_with(|| task.clone()).clone();
@@ -221,7 +221,7 @@ impl Storage for SimStorage {
             Ok(read::read(&server, &asked))
         };
         let view = self.call("read", false, plan).await?;
-        Ok(if self.server.has(Flaw::RowCacheInClient) { self.from_cache(query, view) } else { view })
+        Ok(if self.server.has(Flaw::RowCacheInClient) { self.recall(query, view) } else { view })
     }
 
     fn hints(&self) -> Hints {
