@@ -175,6 +175,10 @@ impl Server {
         self.seq.fetch_add(1, Ordering::Relaxed)
     }
 
+    pub(crate) fn has_any_flaw(&self) -> bool {
+        !self.flaws.is_empty()
+    }
+
     pub(crate) fn has(&self, flaw: Flaw) -> bool {
         self.flaws.contains(&flaw)
     }

@@ -1,5 +1,5 @@
-//! Deliberate faults in the store's plans: a specimen is the storage that ships with one guard missing. The simulator
-//! must find each; the correct plans have none.
+//! Deliberate faults in what ships: a specimen is the storage with one guard missing in its plans, or the engine with one
+//! of its decisions altered where its steps enter the store. The simulator must find each; the correct ones have none.
 
 /// One altered plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,11 +22,25 @@ pub enum Flaw {
     PromotionWithoutLocks,
     /// A report doesn't compare the fence.
     UnfencedReport,
+    /// A handler's error is recorded as success.
+    ErrorAsSuccess,
+    /// A handler's panic is swallowed: the attempt counts as done.
+    PanicAsSuccess,
+    /// An attempt that went wrong is followed by another at once.
+    RetryWithoutBackoff,
+    /// A running task's cancel is acknowledged and not recorded.
+    CancelForgotten,
+    /// A rescue judges the state that it has read, not the one that it finds.
+    RescueOverwritesEnd,
+    /// A commit that was a rollback is taken for one that succeeded.
+    CommitTagIgnored,
+    /// A process answers reads of a task with the first row that it saw of it.
+    RowCacheInClient,
 }
 
 impl Flaw {
     /// All of them.
-    pub const ALL: [Flaw; 9] = [
+    pub const ALL: [Flaw; 16] = [
         Flaw::UnfencedTransition,
         Flaw::NoShareLockOnParents,
         Flaw::LimitCountedBeforeLock,
@@ -36,6 +50,13 @@ impl Flaw {
         Flaw::PromotionInStatementOfEnd,
         Flaw::PromotionWithoutLocks,
         Flaw::UnfencedReport,
+        Flaw::ErrorAsSuccess,
+        Flaw::PanicAsSuccess,
+        Flaw::RetryWithoutBackoff,
+        Flaw::CancelForgotten,
+        Flaw::RescueOverwritesEnd,
+        Flaw::CommitTagIgnored,
+        Flaw::RowCacheInClient,
     ];
 
     /// Its name on the command line and in tables.
@@ -50,6 +71,13 @@ impl Flaw {
             Flaw::PromotionInStatementOfEnd => "promotion-in-statement-of-end",
             Flaw::PromotionWithoutLocks => "promotion-without-locks",
             Flaw::UnfencedReport => "unfenced-report",
+            Flaw::ErrorAsSuccess => "error-as-success",
+            Flaw::PanicAsSuccess => "panic-as-success",
+            Flaw::RetryWithoutBackoff => "retry-without-backoff",
+            Flaw::CancelForgotten => "cancel-forgotten",
+            Flaw::RescueOverwritesEnd => "rescue-overwrites-end",
+            Flaw::CommitTagIgnored => "commit-tag-ignored",
+            Flaw::RowCacheInClient => "row-cache-in-client",
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod apply;
 mod claim;
+mod decisions;
 pub mod flaws;
 pub mod gate;
 mod house;
@@ -19,14 +20,16 @@ mod transaction;
 mod transition;
 mod waves;
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use steadfast_core::name::TaskId;
 use steadfast_core::step::{Batch, Outcome};
-use steadfast_core::storage::{ClaimRequest, Claimed, Query, View};
+use steadfast_core::storage::{Answer, ClaimRequest, Claimed, Query, View};
+use steadfast_core::task::Task;
 use steadfast_core::wake::{Hints, Wake};
 use steadfast_core::{Error, ErrorKind, Storage};
 use tokio::sync::oneshot;
@@ -35,6 +38,7 @@ use crate::choices::Stream;
 use crate::db::{LockMode, Rows, Select};
 use crate::scheduler::yield_now;
 use crate::world::{DATABASE, Node, Profile, Server};
+use flaws::Flaw;
 use transaction::Transaction;
 
 /// A process's handle to the simulated store.
@@ -43,6 +47,8 @@ pub struct SimStorage {
     server: Arc<Server>,
     node: Node,
     hints: Wake,
+    /// Only for [`Flaw::RowCacheInClient`].
+    cache: Arc<Mutex<BTreeMap<TaskId, Box<Task>>>>,
 }
 
 /// What becomes of a call.
@@ -63,7 +69,7 @@ enum Fate {
 impl SimStorage {
     pub(crate) fn new(server: Arc<Server>, node: Node) -> Self {
         let hints = server.listener();
-        Self { server, node, hints }
+        Self { server, node, hints, cache: Arc::default() }
     }
 
     /// A stranger's transaction: locks a task's row for so long, then rolls back.
@@ -106,6 +112,14 @@ impl SimStorage {
             2 => Fate::Severed,
             _ => Fate::Ghost,
         }
+    }
+
+    /// What a client with an object cache makes of an answer: it prefers what it has seen of a task before.
+    fn recall(&self, query: &Query, view: View) -> View {
+        let (Query::Task(id), Answer::Task(Some(task))) = (query, &view.answer) else { return view };
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = cache.entry(id.clone()).or_insert_with(|| task.clone()).clone();
+        View { answer: Answer::Task(Some(seen)), ..view }
     }
 
     /// Sends a call to the server's side, and lets it meet its fate.
@@ -191,7 +205,8 @@ impl Storage for SimStorage {
     }
 
     async fn apply(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
-        let (server, actor, batches) = (self.server.clone(), self.actor(), batches.to_vec());
+        let (server, actor, batches) =
+            (self.server.clone(), self.actor(), decisions::alter(&self.server, batches));
         let plan = async move {
             let transaction = Transaction::begin(server, actor).await?;
             apply::apply(transaction, &batches).await
@@ -200,12 +215,13 @@ impl Storage for SimStorage {
     }
 
     async fn read(&self, query: &Query) -> Result<View, Error> {
-        let (server, actor, query) = (self.server.clone(), self.actor(), query.clone());
+        let (server, actor, asked) = (self.server.clone(), self.actor(), query.clone());
         let plan = async move {
             transaction::point(&server, "read", actor).await;
-            Ok(read::read(&server, &query))
+            Ok(read::read(&server, &asked))
         };
-        self.call("read", false, plan).await
+        let view = self.call("read", false, plan).await?;
+        Ok(if self.server.has(Flaw::RowCacheInClient) { self.recall(query, view) } else { view })
     }
 
     fn hints(&self) -> Hints {

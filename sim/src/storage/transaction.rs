@@ -19,6 +19,8 @@ use super::rows::{RowKey, StoreRow};
 
 /// How long a statement waits for somebody else's lock before it gives up, as the adapters have it.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(40);
+/// In how many of ten thousand cases a commit is a rollback, for [`Flaw::CommitTagIgnored`].
+const FAILED_COMMITS: u32 = 300;
 /// How often a writer asks again for SQLite's write lock, a millisecond apart.
 const BUSY_ROUNDS_MAX: u32 = 2_000;
 
@@ -137,6 +139,14 @@ impl Transaction {
             return Err(Error::new(ErrorKind::Unavailable, "abandoned at the gate"));
         }
         self.over = true;
+        let is_taken_back = self.has(Flaw::CommitTagIgnored)
+            && self.server.is_faulty()
+            && self.server.choices.odds(Stream::Faults, "commit fails", self.actor, FAILED_COMMITS);
+        if is_taken_back {
+            self.server.db().kill(self.session);
+            self.server.progress();
+            return Ok(());
+        }
         let ended = {
             let mut db = self.server.db();
             let written: Vec<StoreRow> = db.written(self.session).into_iter().cloned().collect();
