@@ -34,9 +34,12 @@ pub struct Capsule {
     pub seed: Option<u64>,
     /// The hash of the run, in hexadecimal.
     pub hash: String,
-    /// Stream, site, actor, arrival and value of each departure.
-    pub decisions: Vec<(Cow<'static, str>, Cow<'static, str>, u64, u32, u32)>,
+    /// What was chosen differently from the default.
+    pub decisions: Vec<Departure>,
 }
+
+/// Stream, site, actor, arrival and value.
+pub type Departure = (Cow<'static, str>, Cow<'static, str>, u64, u32, u32);
 
 /// Why a capsule can't be replayed: what, why, and what to do.
 #[derive(Debug, thiserror::Error)]
