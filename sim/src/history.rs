@@ -255,34 +255,7 @@ impl fmt::Display for Entry {
         let seconds = self.at.since(crate::world::EPOCH).as_secs_f64();
         write!(f, "{seconds:>10.3}s  ")?;
         match &self.event {
-            Event::Changed { before, after } => {
-                let from = before.as_ref().map_or("–", |task| task.state.as_str());
-                write!(
-                    f,
-                    "commit    {} {from} → {} rev {} fence {}",
-                    after.id, after.state, after.rev, after.fence
-                )?;
-                write!(f, " attempt {}/{}", after.attempt, after.attempts_max)?;
-                if after.rescues > 0 {
-                    write!(f, " rescues {}/{}", after.rescues, after.rescues_max)?;
-                }
-                if after.parents_pending > 0 {
-                    write!(f, " waits for {}", after.parents_pending)?;
-                }
-                if let (true, Some(slot)) = (after.slot_waiting, &after.slot) {
-                    write!(f, " waits for slot {slot}")?;
-                }
-                if let (State::Running, Some(worker)) = (after.state, &after.worker) {
-                    write!(f, " by {worker}")?;
-                }
-                if let Some(cause) = after.cause {
-                    write!(f, " [{cause}]")?;
-                }
-                if after.cancel.is_some() {
-                    write!(f, " cancel asked for")?;
-                }
-                Ok(())
-            }
+            Event::Changed { before, after } => write_change(f, before.as_deref(), after),
             Event::Edge(edge) => {
                 write!(f, "commit    edge {} → {} ({})", edge.parent, edge.child, edge.on_failure)
             }
@@ -330,4 +303,29 @@ impl fmt::Display for Entry {
             Event::Healed => write!(f, "—         faults stop"),
         }
     }
+}
+
+fn write_change(f: &mut fmt::Formatter<'_>, before: Option<&Task>, after: &Task) -> fmt::Result {
+    let from = before.map_or("–", |task| task.state.as_str());
+    write!(f, "commit    {} {from} → {} rev {} fence {}", after.id, after.state, after.rev, after.fence)?;
+    write!(f, " attempt {}/{}", after.attempt, after.attempts_max)?;
+    if after.rescues > 0 {
+        write!(f, " rescues {}/{}", after.rescues, after.rescues_max)?;
+    }
+    if after.parents_pending > 0 {
+        write!(f, " waits for {}", after.parents_pending)?;
+    }
+    if let (true, Some(slot)) = (after.slot_waiting, &after.slot) {
+        write!(f, " waits for slot {slot}")?;
+    }
+    if let (State::Running, Some(worker)) = (after.state, &after.worker) {
+        write!(f, " by {worker}")?;
+    }
+    if let Some(cause) = after.cause {
+        write!(f, " [{cause}]")?;
+    }
+    if after.cancel.is_some() {
+        write!(f, " cancel asked for")?;
+    }
+    Ok(())
 }

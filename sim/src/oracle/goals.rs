@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use steadfast_core::{Cause, State};
+use steadfast_core::{Cause, State, Task};
 
 use super::Facts;
 use crate::history::{Entry, Event, SubmitAnswer};
@@ -45,34 +45,7 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
     for entry in entries {
         match &entry.event {
             Event::Changed { before, after } => {
-                let was_running = before.as_ref().is_some_and(|before| before.state == State::Running);
-                if before.as_ref().is_some_and(|before| before.slot_waiting) && !after.slot_waiting {
-                    reached.insert(if after.state.is_terminal() {
-                        "a task that waited for its slot ended"
-                    } else {
-                        "a task waited for its slot and got it"
-                    });
-                }
-                if after.cause == Some(Cause::Deadline) && after.state.is_terminal() {
-                    reached.insert(if was_running {
-                        "a deadline ended a running task"
-                    } else {
-                        "a deadline ended a task that waited"
-                    });
-                }
-                let was_blocked = before.as_ref().is_some_and(|before| before.state == State::Blocked);
-                reached.extend(
-                    was_running.then_some(after.cause).flatten().and_then(|cause| of_end(cause, after.state)),
-                );
-                if was_blocked && after.state == State::Ready {
-                    reached.insert("a child waited for its parents and ran");
-                }
-                if after.cause == Some(Cause::DependencyFailed) {
-                    reached.insert("a failed parent failed its child");
-                }
-                if was_running && after.state == State::Running && after.cancel.is_some() {
-                    reached.insert("a running task was asked to stop");
-                }
+                reached.extend(of_change(before.as_deref(), after));
                 if after.state == State::Running {
                     running.insert(&after.id);
                 } else {
@@ -127,6 +100,38 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
             }
             _ => {}
         }
+    }
+    reached
+}
+
+/// The goals that one change of a task reaches.
+fn of_change(before: Option<&Task>, after: &Task) -> BTreeSet<&'static str> {
+    let mut reached = BTreeSet::new();
+    let was_running = before.is_some_and(|before| before.state == State::Running);
+    if before.is_some_and(|before| before.slot_waiting) && !after.slot_waiting {
+        reached.insert(if after.state.is_terminal() {
+            "a task that waited for its slot ended"
+        } else {
+            "a task waited for its slot and got it"
+        });
+    }
+    if after.cause == Some(Cause::Deadline) && after.state.is_terminal() {
+        reached.insert(if was_running {
+            "a deadline ended a running task"
+        } else {
+            "a deadline ended a task that waited"
+        });
+    }
+    let was_blocked = before.is_some_and(|before| before.state == State::Blocked);
+    reached.extend(was_running.then_some(after.cause).flatten().and_then(|cause| of_end(cause, after.state)));
+    if was_blocked && after.state == State::Ready {
+        reached.insert("a child waited for its parents and ran");
+    }
+    if after.cause == Some(Cause::DependencyFailed) {
+        reached.insert("a failed parent failed its child");
+    }
+    if was_running && after.state == State::Running && after.cancel.is_some() {
+        reached.insert("a running task was asked to stop");
     }
     reached
 }
