@@ -330,3 +330,28 @@ impl fmt::Display for Entry {
         }
     }
 }
+
+fn write_change(f: &mut fmt::Formatter<'_>, before: Option<&Task>, after: &Task) -> fmt::Result {
+    let from = before.map_or("–", |task| task.state.as_str());
+    write!(f, "commit    {} {from} → {} rev {} fence {}", after.id, after.state, after.rev, after.fence)?;
+    write!(f, " attempt {}/{}", after.attempt, after.attempts_max)?;
+    if after.rescues > 0 {
+        write!(f, " rescues {}/{}", after.rescues, after.rescues_max)?;
+    }
+    if after.parents_pending > 0 {
+        write!(f, " waits for {}", after.parents_pending)?;
+    }
+    if let (true, Some(slot)) = (after.slot_waiting, &after.slot) {
+        write!(f, " waits for slot {slot}")?;
+    }
+    if let (State::Running, Some(worker)) = (after.state, &after.worker) {
+        write!(f, " by {worker}")?;
+    }
+    if let Some(cause) = after.cause {
+        write!(f, " [{cause}]")?;
+    }
+    if after.cancel.is_some() {
+        write!(f, " cancel asked for")?;
+    }
+    Ok(())
+}

@@ -45,7 +45,7 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
     for entry in entries {
         match &entry.event {
             Event::Changed { before, after } => {
-                of_change(before.as_deref(), after, &mut reached);
+                reached.extend(of_change(before.as_deref(), after));
                 if after.state == State::Running {
                     running.insert(&after.id);
                 } else {
@@ -104,8 +104,9 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
     reached
 }
 
-/// What a committed change of a task reaches.
-fn of_change(before: Option<&Task>, after: &Task, reached: &mut BTreeSet<&'static str>) {
+/// The goals that one change of a task reaches.
+fn of_change(before: Option<&Task>, after: &Task) -> BTreeSet<&'static str> {
+    let mut reached = BTreeSet::new();
     let was_running = before.is_some_and(|before| before.state == State::Running);
     if before.is_some_and(|before| before.slot_waiting) && !after.slot_waiting {
         reached.insert(if after.state.is_terminal() {
@@ -132,6 +133,7 @@ fn of_change(before: Option<&Task>, after: &Task, reached: &mut BTreeSet<&'stati
     if was_running && after.state == State::Running && after.cancel.is_some() {
         reached.insert("a running task was asked to stop");
     }
+    reached
 }
 
 /// What it says that a running task got this cause.
