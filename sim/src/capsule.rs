@@ -35,8 +35,11 @@ pub struct Capsule {
     /// The hash of the run, in hexadecimal.
     pub hash: String,
     /// Stream, site, actor, arrival and value of each departure.
-    pub decisions: Vec<(Cow<'static, str>, Cow<'static, str>, u64, u32, u32)>,
+    pub decisions: Vec<Departure>,
 }
+
+/// Stream, site, actor, arrival and value.
+pub type Departure = (Cow<'static, str>, Cow<'static, str>, u64, u32, u32);
 
 /// Why a capsule can't be replayed: what, why, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -114,12 +117,11 @@ impl Capsule {
     /// # Errors
     /// [`CapsuleError::Unknown`] where one belongs to no stream.
     pub fn decisions(&self) -> Result<Vec<Decision>, CapsuleError> {
-        let decision =
-            |(stream, site, actor, arrival, value): &(Cow<'_, str>, Cow<'static, str>, u64, u32, u32)| {
-                let stream = find("stream", stream, &Stream::ALL, |stream| stream.as_str())?;
-                let site = Site { stream, site: site.clone(), actor: *actor, arrival: *arrival };
-                Ok(Decision { site, value: *value })
-            };
+        let decision = |(stream, site, actor, arrival, value): &Departure| {
+            let stream = find("stream", stream, &Stream::ALL, |stream| stream.as_str())?;
+            let site = Site { stream, site: site.clone(), actor: *actor, arrival: *arrival };
+            Ok(Decision { site, value: *value })
+        };
         self.decisions.iter().map(decision).collect()
     }
 

@@ -377,19 +377,16 @@ pub fn yield_now() -> impl Future<Output = ()> + Send {
 }
 
 /// Waits for a future, and says what for where a run gets stuck. The innermost word counts.
-pub fn waiting_for<F: Future>(what: &'static str, future: F) -> impl Future<Output = F::Output> {
-    // Boxed futures would cost more than they tell; a pinned one in an async block is free.
-    async move {
-        let mut future = std::pin::pin!(future);
-        std::future::poll_fn(move |context| {
-            let polled = future.as_mut().poll(context);
-            if polled.is_pending() && WAITS_FOR.get().is_none() {
-                WAITS_FOR.set(Some(what));
-            }
-            polled
-        })
-        .await
-    }
+pub async fn waiting_for<F: Future>(what: &'static str, future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(move |context| {
+        let polled = future.as_mut().poll(context);
+        if polled.is_pending() && WAITS_FOR.get().is_none() {
+            WAITS_FOR.set(Some(what));
+        }
+        polled
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -280,7 +280,7 @@ impl Sweep {
     }
 
     fn one(&self, setup: &Setup, seed: u64) -> (Swept, News) {
-        let is_rerun = self.strategy == Strategy::Random && seed % SEEDS_PER_RERUN == 0;
+        let is_rerun = self.strategy == Strategy::Random && seed.is_multiple_of(SEEDS_PER_RERUN);
         let report = if is_rerun { setup.run_twice(seed) } else { Ok(setup.run_with(self.strategy, seed)) };
         let mut part = Swept { runs: 1, reruns: u64::from(is_rerun), ..Swept::default() };
         let report = match report {
