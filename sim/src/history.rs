@@ -246,32 +246,6 @@ pub(crate) fn fence_in(bytes: &[u8]) -> Option<Fence> {
     std::str::from_utf8(bytes).ok()?.strip_prefix("fence ")?.parse().ok()
 }
 
-/// A committed change of a task, in the terms of leases and rows.
-fn write_change(f: &mut fmt::Formatter<'_>, before: Option<&Task>, after: &Task) -> fmt::Result {
-    let from = before.map_or("–", |task| task.state.as_str());
-    write!(f, "commit    {} {from} → {} rev {} fence {}", after.id, after.state, after.rev, after.fence)?;
-    write!(f, " attempt {}/{}", after.attempt, after.attempts_max)?;
-    if after.rescues > 0 {
-        write!(f, " rescues {}/{}", after.rescues, after.rescues_max)?;
-    }
-    if after.parents_pending > 0 {
-        write!(f, " waits for {}", after.parents_pending)?;
-    }
-    if let (true, Some(slot)) = (after.slot_waiting, &after.slot) {
-        write!(f, " waits for slot {slot}")?;
-    }
-    if let (State::Running, Some(worker)) = (after.state, &after.worker) {
-        write!(f, " by {worker}")?;
-    }
-    if let Some(cause) = after.cause {
-        write!(f, " [{cause}]")?;
-    }
-    if after.cancel.is_some() {
-        write!(f, " cancel asked for")?;
-    }
-    Ok(())
-}
-
 impl fmt::Display for Entry {
     /// One line, in the terms of tasks, leases and rows.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
