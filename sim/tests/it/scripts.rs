@@ -62,7 +62,8 @@ fn work<S: Storage>(node: &Node, engine: &Engine<S, SimClock>, concurrency: usiz
     let mut config = WorkerConfig::new(WorkerId::trusted(node.name()));
     config.concurrency = concurrency;
     config.lease = LEASE;
-    let (supervisor, _drain) = Supervisor::new(engine.clone(), handlers, config);
+    let (supervisor, _drain) =
+        Supervisor::new(engine.clone(), handlers, config).expect("the configuration makes sense");
     node.spawn("supervisor", supervisor.run());
 }
 

@@ -56,7 +56,7 @@ async fn progress_is_seen_and_raises_the_revision<S: Storage>(bench: &Bench<S>) 
         assert_eq!((task.progress.clone(), task.rev), (progress(percent, message), rev));
         assert_eq!(task.reported_at, Some(bench.now()));
         let listed = bench.list(TaskFilter { limit: 9, ..TaskFilter::default() }).await;
-        assert_eq!(listed, [task.clone()], "the list and the task agree");
+        assert_eq!(listed, std::slice::from_ref(&task), "the list and the task agree");
         let expected = steadfast_core::Task {
             progress: before.progress.clone(),
             reported_at: None,

@@ -45,7 +45,7 @@ async fn a_beat_says_that_a_worker_lives<S: Storage>(bench: &Bench<S>) {
         started_at: bench.now(),
         seen_at: bench.now(),
     };
-    assert_eq!(bench.workers().await, [expected.clone()]);
+    assert_eq!(bench.workers().await, std::slice::from_ref(&expected));
     match bench.clients[1].read(&steadfast_core::storage::Query::Workers).await.expect("answered").answer {
         steadfast_core::storage::Answer::Workers(workers) => assert_eq!(workers, [expected]),
         other => panic!("not the answer to a question for workers: {other:?}"),
