@@ -125,6 +125,43 @@ impl Caller {
         None
     }
 
+    /// Locks the parents and the slot's holder of a newcomer; says whether it wants to wait for the slot.
+    fn lock_before_inserts(&mut self, values: &mut Values, parents: bool) -> bool {
+        if parents {
+            let found = self.run(&s::LOCK_PARENTS, values);
+            let waiting =
+                |row: &&Row| row[1].as_deref().expect("it works").parse::<i16>().expect("it works") < 4;
+            values.insert("pending", format!("array[{}]", found.iter().filter(waiting).count()));
+        }
+        let waits = values.get("i_waits").is_some_and(|waits| waits != "null");
+        if waits {
+            values.insert("slots", values["i_slot"].clone());
+            let held = self.run(&s::LOCK_HOLDERS, values).remove(0).remove(0).expect("it works");
+            values.insert("held", text(&held));
+        }
+        waits
+    }
+
+    /// Stores a newcomer, or says why not.
+    fn store(&mut self, values: &mut Values, parents: bool, waits: bool) -> Option<String> {
+        if waits {
+            let waiting = self.run(&s::FIND_WAITING, values).remove(0).remove(0).expect("it works");
+            values.insert("waiting", text(&waiting));
+        }
+        let Some(stored) = self.run(&s::INSERT, values).remove(0).remove(0) else {
+            return Some(refusal(&self.run(&s::EXAMINE_INSERTS, values)[0]).expect("it wasn't stored"));
+        };
+        values.insert("stored", text(&stored));
+        if parents {
+            self.run(&s::INSERT_EDGES, values);
+        }
+        if waits {
+            let stranded = self.run(&s::FIND_STRANDED, values).remove(0).remove(0);
+            assert_eq!(stranded.as_deref(), Some("f"), "the call would be sent again");
+        }
+        None
+    }
+
     /// `apply`'s function for one batch: one step, or a replacing.
     fn apply(&mut self, batch: &Batch) -> String {
         let nothing = ["refused", "done", "stored", "m_task", "r_task", "held", "freed"];
@@ -175,18 +212,7 @@ impl Caller {
         if renews && self.run(&s::RENEW, &values)[0][0].is_none() {
             return refusal(&self.run(&s::EXAMINE_RENEWALS, &values)[0]).expect("it wasn't renewed");
         }
-        if parents {
-            let found = self.run(&s::LOCK_PARENTS, &values);
-            let waiting =
-                |row: &&Row| row[1].as_deref().expect("it works").parse::<i16>().expect("it works") < 4;
-            values.insert("pending", format!("array[{}]", found.iter().filter(waiting).count()));
-        }
-        let waits = values.get("i_waits").is_some_and(|waits| waits != "null");
-        if waits {
-            values.insert("slots", values["i_slot"].clone());
-            let held = self.run(&s::LOCK_HOLDERS, &values).remove(0).remove(0).expect("it works");
-            values.insert("held", text(&held));
-        }
+        let waits = self.lock_before_inserts(&mut values, parents);
         while let Some(parents) = ended.take() {
             values.insert("ended", text(&parents));
             if self.run(&s::LOCK_CHILDREN, &values)[0][0].is_some() {
@@ -196,22 +222,8 @@ impl Caller {
         if let Some(freed) = &freed {
             values.insert("freed", text(freed));
         }
-        if inserts {
-            if waits {
-                let waiting = self.run(&s::FIND_WAITING, &values).remove(0).remove(0).expect("it works");
-                values.insert("waiting", text(&waiting));
-            }
-            let Some(stored) = self.run(&s::INSERT, &values).remove(0).remove(0) else {
-                return refusal(&self.run(&s::EXAMINE_INSERTS, &values)[0]).expect("it wasn't stored");
-            };
-            values.insert("stored", text(&stored));
-            if parents {
-                self.run(&s::INSERT_EDGES, &values);
-            }
-            if waits {
-                let stranded = self.run(&s::FIND_STRANDED, &values).remove(0).remove(0);
-                assert_eq!(stranded.as_deref(), Some("f"), "the call would be sent again");
-            }
+        if inserts && let Some(word) = self.store(&mut values, parents, waits) {
+            return word;
         }
         // Children that end with the task hold no slots in these programs.
         if freed.is_some()
