@@ -169,8 +169,9 @@ pub fn settle(lease: &Lease, verdict: Verdict, entered: Option<Duration>) -> Tra
 }
 
 /// How an attempt that is over is recorded: `said` is the handler's own word, if it had one in time; `stop` is why it
-/// was told to stop, if it was. Work that was done counts, whatever else happened meanwhile. `None` where there is
-/// nothing to record: the lease is lost and whoever finds it lapsed will see to the task.
+/// was told to stop, if it was. Work that was done counts, whatever else happened meanwhile, and so does a failure for
+/// good. A handler that answers an order to stop with "cancelled" only repeats it: the reason of the order counts. `None`
+/// where there is nothing to record: the lease is lost and whoever finds it lapsed will see to the task.
 pub fn conclude(
     lease: &Lease,
     said: Option<Verdict>,
@@ -184,21 +185,23 @@ pub fn conclude(
         (_, Some(StopReason::LeaseLost)) => return None,
         (_, Some(StopReason::Cancelled(reason))) => Verdict::Cancel { reason: reason.clone() },
         (
-            Some(verdict @ (Verdict::Fail { .. } | Verdict::Cancel { .. })),
+            Some(verdict @ Verdict::Fail { .. }),
             Some(StopReason::Timeout(_) | StopReason::Deadline | StopReason::Drained),
         )
         | (Some(verdict @ Verdict::Snooze { .. }), Some(StopReason::Drained)) => verdict,
-        (Some(Verdict::Retry { .. } | Verdict::Snooze { .. }) | None, Some(StopReason::Timeout(after))) => {
-            Verdict::Retry {
-                cause: Cause::Timeout,
-                error: format!("the attempt took longer than its timeout of {after:?}"),
-                after: None,
-            }
-        }
-        (Some(Verdict::Retry { .. } | Verdict::Snooze { .. }) | None, Some(StopReason::Deadline)) => {
-            return Some(overrun(lease, entered));
-        }
-        (Some(Verdict::Retry { .. }) | None, Some(StopReason::Drained)) => {
+        (
+            Some(Verdict::Retry { .. } | Verdict::Snooze { .. } | Verdict::Cancel { .. }) | None,
+            Some(StopReason::Timeout(after)),
+        ) => Verdict::Retry {
+            cause: Cause::Timeout,
+            error: format!("the attempt took longer than its timeout of {after:?}"),
+            after: None,
+        },
+        (
+            Some(Verdict::Retry { .. } | Verdict::Snooze { .. } | Verdict::Cancel { .. }) | None,
+            Some(StopReason::Deadline),
+        ) => return Some(overrun(lease, entered)),
+        (Some(Verdict::Retry { .. } | Verdict::Cancel { .. }) | None, Some(StopReason::Drained)) => {
             return Some(give_back(lease, entered));
         }
     };

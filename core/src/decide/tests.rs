@@ -178,22 +178,21 @@ fn finished_work_counts_and_a_stopped_attempt_is_recorded_by_the_reason() {
         assert_eq!(of(Some(Verdict::done(*b"42"))), Some((State::Succeeded, Cause::Done)), "{stop}");
         assert_eq!(of(None), expected, "{stop}");
         assert_eq!(of(Some(failed())), expected, "{stop}");
+        let echo = Verdict::Cancel { reason: stop.to_string() };
+        assert_eq!(of(Some(echo)), expected, "{stop}");
     }
 }
 
 #[test]
-fn what_a_handler_says_for_good_after_it_was_told_to_stop_counts() {
+fn a_failure_for_good_counts_also_after_an_order_to_stop() {
     let said = |verdict: &Verdict, stop: &StopReason| {
         conclude(&lease(1, 3), Some(verdict.clone()), Some(stop), None)
             .map(|t| (t.change.to, t.change.cause.expect("has a cause"), t.change.error))
     };
     let fail = Verdict::fail("it can't be done");
-    let cancel = Verdict::Cancel { reason: "not wanted".into() };
     for stop in [StopReason::Timeout(Duration::from_secs(60)), StopReason::Deadline, StopReason::Drained] {
         let failed = Some((State::Failed, Cause::Error, Some("it can't be done".into())));
         assert_eq!(said(&fail, &stop), failed, "{stop}");
-        let cancelled = Some((State::Cancelled, Cause::Cancelled, Some("not wanted".into())));
-        assert_eq!(said(&cancel, &stop), cancelled, "{stop}");
     }
 }
 
