@@ -9,7 +9,7 @@ use crate::time::Timestamp;
 use super::page::{list, rough};
 use super::{Facts, Finding, LackingWorker, STUCK, Standing};
 
-/// A sweep comes every 5 s; one that is later than this isn't under way.
+/// A sweep comes every second; one that is later than this isn't under way.
 pub(super) const SWEEP_LATE: Duration = Duration::from_secs(30);
 
 /// Something that is to happen.

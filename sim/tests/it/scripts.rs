@@ -99,6 +99,35 @@ fn a_timed_out_attempt_in_its_grace_holds_nobody_up() {
     });
 }
 
+/// At whatever moment of a lease and of a sweep the worker is killed.
+#[test]
+fn a_killed_workers_task_runs_again_within_its_lease_and_two_seconds() {
+    for profile in Profile::ALL {
+        for moment in 0..24 {
+            play(profile, |world| async move {
+                let survivor = world.start("survivor", 100);
+                let watch = engine(&survivor, survivor.storage());
+                let node = world.start("w", 100);
+                work(&node, &engine(&node, node.storage()), 1);
+                submit(&watch, task("a", "steady")).await;
+                tokio::time::sleep(SECOND * 3 + SECOND / 4 * moment).await;
+                work(&survivor, &watch, 1);
+                survivor.spawn("sweeper", sweeper::run(watch.clone(), sweeper::SWEEP));
+                tokio::time::sleep(SECOND / 3).await;
+                let killed = world.now();
+                node.crash();
+                let task = end_of(&watch, "a").await;
+                let away = task.claimed_at.expect("it ran").since(killed);
+                assert_eq!((task.state, task.fence, task.rescues), (State::Succeeded, 2, 1));
+                assert!(
+                    away <= LEASE + SECOND * 2,
+                    "killed {moment} quarters later, it was away for {away:?}"
+                );
+            });
+        }
+    }
+}
+
 /// The stranger holds the row for longer than a lease. (SQLite has one lock, for all rows.)
 #[test]
 fn who_holds_one_row_lets_no_other_lease_lapse() {
