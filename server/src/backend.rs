@@ -13,6 +13,7 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
 use crate::metrics::Metrics;
+use crate::patience::Patience;
 use crate::request::TaskRequest;
 use crate::service::{Service, Submission};
 use crate::store::{self, Host};
@@ -141,15 +142,20 @@ impl Backend {
         ask!(self, |service| service.task(id, after, wait), |client| client.get(&path, &parameters, wait))
     }
 
-    /// A task when it has ended, or as it is when the time is over.
+    /// A task when it has ended, or as it is when the time is over. Outlives a server that is started again.
     ///
     /// # Errors
     /// There is none.
-    pub async fn wait(&self, id: &TaskId, timeout: Option<Duration>) -> Result<TaskJson, Failure> {
+    pub(crate) async fn wait(
+        &self,
+        id: &TaskId,
+        timeout: Option<Duration>,
+        mut patience: Patience,
+    ) -> Result<TaskJson, Failure> {
         let begun = Instant::now();
         loop {
-            let left = timeout.map_or(WAIT_MAX, |timeout| timeout.saturating_sub(begun.elapsed()));
-            let task = self.task(id, None, left.min(WAIT_MAX)).await?;
+            let left = || timeout.map_or(WAIT_MAX, |timeout| timeout.saturating_sub(begun.elapsed()));
+            let task = patience.ask(async || self.task(id, None, left().min(WAIT_MAX)).await).await?;
             let is_over = timeout.is_some_and(|timeout| begun.elapsed() >= timeout);
             if task.has_ended() || is_over {
                 return Ok(task);

@@ -21,6 +21,7 @@ pub mod api;
 pub mod backend;
 pub mod client;
 pub mod commands;
+mod patience;
 
 pub mod bench;
 

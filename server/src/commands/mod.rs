@@ -132,7 +132,7 @@ fn tell(failure: &Failure, json: bool) {
 }
 
 /// Says something on stderr that isn't an error.
-fn note(text: impl fmt::Display) {
+pub(crate) fn note(text: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "steadfast: {text}");
 }
 

@@ -14,6 +14,7 @@ use crate::backend::Missing;
 use crate::cli;
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
+use crate::patience::Patience;
 use crate::request::{TaskRequest, reserved};
 use crate::show;
 use crate::units::duration_text;
@@ -46,7 +47,7 @@ pub(super) async fn submit(args: cli::Submit, target: &Target, out: Out) -> Resu
         return Ok(ExitCode::SUCCESS);
     }
     let id = submitted.id.parse().map_err(|error| Failure::new(Exit::Unreachable, format!("{error}")))?;
-    let task = backend.wait(&id, None).await?;
+    let task = backend.wait(&id, None, Patience::new(None).answered()).await?;
     out.write(&task, |out| show::page(out, &task))?;
     Ok(ended(&task))
 }
@@ -125,7 +126,8 @@ pub(super) async fn list(args: cli::List, target: &Target, out: Out) -> Result<E
 }
 
 pub(super) async fn wait(args: cli::Wait, target: &Target, out: Out) -> Result<ExitCode, Failure> {
-    let task = target.backend(Missing::Refuse).await?.wait(&args.id, args.timeout).await?;
+    let patience = Patience::new(args.timeout);
+    let task = target.backend(Missing::Refuse).await?.wait(&args.id, args.timeout, patience).await?;
     out.write(&task, |out| show::page(out, &task))?;
     if !task.has_ended() {
         let waited = args.timeout.map(duration_text).unwrap_or_default();

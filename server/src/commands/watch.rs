@@ -12,6 +12,7 @@ use crate::api::{WAIT_MAX, place};
 use crate::backend::Missing;
 use crate::cli;
 use crate::failure::{Exit, Failure};
+use crate::patience::Patience;
 use crate::service::LOG_LINES_MAX;
 use crate::show::{cut, state_style};
 use crate::wire::{EventJson, LogLineJson, TaskJson};
@@ -20,10 +21,11 @@ use crate::wire::{EventJson, LogLineJson, TaskJson};
 pub(super) async fn watch(args: cli::One, target: &Target, out: Out) -> Result<ExitCode, Failure> {
     let backend = target.backend(Missing::Refuse).await?;
     let bar = bar();
+    let mut patience = Patience::new(None);
     let mut after = None;
     loop {
         let wait = if after.is_none() { Duration::ZERO } else { WAIT_MAX };
-        let task = backend.task(&args.id, after, wait).await?;
+        let task = patience.ask(async || backend.task(&args.id, after, wait).await).await?;
         if after.is_some_and(|after| task.rev <= after) {
             continue;
         }
@@ -72,10 +74,11 @@ fn show(task: &TaskJson, bar: &ProgressBar, out: Out) -> Result<(), Failure> {
 /// Shows a task's log, and with `--follow` goes on until the task has ended.
 pub(super) async fn logs(args: cli::Logs, target: &Target, out: Out) -> Result<ExitCode, Failure> {
     let backend = target.backend(Missing::Refuse).await?;
+    let mut patience = Patience::new(None);
     let mut after = (0, 0);
     loop {
         let wait = if args.follow { WAIT_MAX } else { Duration::ZERO };
-        let log = backend.log(&args.id, after, LOG_LINES_MAX, wait).await?;
+        let log = patience.ask(async || backend.log(&args.id, after, LOG_LINES_MAX, wait).await).await?;
         match write(&log.lines, out) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
             Err(error) => {

@@ -14,6 +14,7 @@ mod inputs;
 mod logs;
 mod pages;
 mod postgres;
+mod restarts;
 mod run;
 mod serve;
 #[cfg(feature = "sim")]

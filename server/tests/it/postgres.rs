@@ -29,6 +29,10 @@ fn a_deployment_on_postgres() {
     let logs = place.run(&["--store", &store, "logs", "a"]);
     assert_eq!(logs.stdout, "on\n", "{logs:?}");
 
+    let payload = r#"{"a": 12345678901234567890123,"a" :[1 ,2.50]}"#;
+    let done = place.run(&["--store", &store, "submit", "echo", "--payload", payload, "--wait", "--json"]);
+    assert!(done.stdout.contains(&format!(r#""payload":{payload},"output":{payload},"#)), "{done:?}");
+
     through(&["submit", "slow", "--id", "h", "--slot", "s"]);
     through(&["submit", "slow", "--id", "w", "--slot", "s", "--on-conflict", "queue"]);
     through(&["submit", "echo", "--id", "c", "--after", "h", "--deadline", "1h"]);
@@ -63,6 +67,6 @@ fn a_deployment_on_postgres() {
         assert_eq!(level(check), Some(expected.into()), "{check}: {doctor:?}");
     }
     assert_eq!(through(&["diagnose", "c"])["state"], "succeeded");
-    assert_eq!(through(&["prune", "--older", "0s"])["pruned"], 4);
+    assert_eq!(through(&["prune", "--older", "0s"])["pruned"], 5);
     server.stop();
 }

@@ -76,7 +76,13 @@ fn a_submit_on_the_store_reaches_a_worker_with_the_handlers_defaults() {
 fn payloads_stay_byte_for_byte() {
     let place = Place::with(CONFIG);
     let server = Server::start(&place, &[]);
-    for payload in ["12345678901234567890123", r#"{"b" :  [1 ,2.50],"a":"\u00e9é"}"#, "null", "-0.0"] {
+    for payload in [
+        "12345678901234567890123",
+        r#"{"b" :  [1 ,2.50],"a":"\u00e9é"}"#,
+        r#"{"a": 1,"a":2}"#,
+        "null",
+        "-0.0",
+    ] {
         let body = format!(r#"{{"kind":"echo", "payload":{payload} }}"#);
         let id = server.post("/v1/tasks", &body).json()["id"].as_str().unwrap().to_owned();
         let task = server.get(&format!("/v1/tasks/{id}?wait=60s"));
