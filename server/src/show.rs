@@ -83,8 +83,8 @@ pub fn page(out: &mut dyn Write, task: &TaskJson) -> io::Result<()> {
 /// # Errors
 /// As the writer says.
 pub fn tasks(out: &mut dyn Write, tasks: &[TaskJson]) -> io::Result<()> {
-    let rows: Vec<[String; 6]> = tasks.iter().map(row).collect();
-    table(out, ["ID", "STATE", "KIND", "QUEUE", "ATTEMPT", "SUBMITTED"], &rows)
+    let rows: Vec<[String; 7]> = tasks.iter().map(row).collect();
+    table(out, ["ID", "STATE", "CAUSE", "KIND", "QUEUE", "ATTEMPT", "SUBMITTED"], &rows)
 }
 
 /// Writes a table; its second column has the colour of a state.
@@ -117,10 +117,11 @@ pub fn table<const COLUMNS: usize>(
     Ok(())
 }
 
-fn row(task: &TaskJson) -> [String; 6] {
+fn row(task: &TaskJson) -> [String; 7] {
     [
         task.id.clone(),
         task.state.clone(),
+        task.cause.clone().map_or_else(|| "-".into(), Into::into),
         task.kind.clone(),
         // One made for this task alone says nothing more than its id.
         if task.queue.starts_with("_run.") { "-".into() } else { task.queue.clone() },

@@ -61,6 +61,25 @@ fn each_end_has_its_exit_code() {
 }
 
 #[test]
+fn each_end_is_in_the_list_with_its_cause() {
+    let place = Place::new();
+    for (id, args, cause) in [
+        ("exits", &["sh", "-c", "exit 3"][..], "exit_code"),
+        ("missing", &["steadfast-no-such-program"], "not_started"),
+        ("killed", &["sh", "-c", "kill -9 $$"], "signal"),
+    ] {
+        place.run(&[&["run", "--id", id, "--"], args].concat());
+        let task = place.json(&["list", "--limit", "1"])[0].clone();
+        assert_eq!(
+            (&task["id"], &task["state"], &task["cause"]),
+            (&id.into(), &"failed".into(), &cause.into())
+        );
+        let page = place.run(&["list"]).stdout;
+        assert!(page.lines().any(|line| line.contains(id) && line.contains(cause)), "{page}");
+    }
+}
+
+#[test]
 fn the_id_is_the_callers_everywhere() {
     let place = Place::new();
     let done = place.run(&["run", "--id", "my-run.7", "--", "sh", "-c", "echo $STEADFAST_TASK_ID"]);
