@@ -1,15 +1,22 @@
-//! Who may come in: those who show a token, where there are any; and no web page from elsewhere in somebody's browser.
+//! Who may come in: those who show a token, where there are any; no web page from elsewhere in somebody's browser; and
+//! nobody with more than fits.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 
 use super::Api;
+use super::parse::too_large;
 use crate::wire::Problem;
+
+/// How long a body is read only to be thrown away.
+const DISCARD_MAX: Duration = Duration::from_secs(10);
 
 /// Asks for `Authorization: Bearer TOKEN` where tokens are configured.
 pub(super) async fn show_a_token(State(api): State<Api>, request: Request, next: Next) -> Response {
@@ -32,6 +39,28 @@ pub(super) async fn show_a_token(State(api): State<Api>, request: Request, next:
 fn is_same(token: &str, shown: &str) -> bool {
     let differing = token.bytes().zip(shown.bytes()).fold(0, |differing, (a, b)| differing | (a ^ b));
     token.len() == shown.len() && std::hint::black_box(differing) == 0
+}
+
+/// Refuses a body that is announced as larger than `max`; none of it is kept. (One that isn't announced is cut off on
+/// its way.)
+pub(super) async fn keep_large_bodies_out(
+    State(max): State<usize>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let announced = announced.and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
+    if announced <= max as u64 {
+        return next.run(request).await;
+    }
+    // Who doesn't ask before sending reads the answer only when all is sent; cut off earlier, it sees a broken pipe.
+    if !request.headers().contains_key(EXPECT) {
+        let mut body = request.into_body().into_data_stream();
+        let discard = async { while let Some(Ok(_)) = body.next().await {} };
+        let _ = tokio::time::timeout(DISCARD_MAX, discard).await;
+    }
+    let detail = format!("the body has {announced} bytes, and this server accepts at most {max}");
+    too_large(detail).into_response()
 }
 
 /// Refuses what a browser sends for a page from elsewhere. Without tokens anybody who reaches the port may submit, and

@@ -1,8 +1,10 @@
 //! What makes no sense is refused with a reason, and nothing is stored.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::time::Instant;
 
-use crate::place::{Place, Server};
+use crate::place::{LONG, Place, Server};
 
 #[test]
 fn a_bad_command_line_is_told_and_stores_nothing() {
@@ -153,6 +155,26 @@ fn a_bad_request_is_told_by_its_field_and_stores_nothing() {
         assert_eq!(answer.json()["field"].as_str().unwrap_or_default(), field, "{path}");
     }
     assert!(server.get("/v1/tasks?limit=1&limit=2").text.contains("twice"));
+    assert!(!place.has_tasks());
+}
+
+/// As much as no machine should be made to hold: it is refused as soon as it is announced, or as soon as it is too much.
+#[test]
+fn a_body_of_two_gigabytes_is_refused_before_it_has_come() {
+    let place = Place::with("[handlers.scan]\nexec = [\"true\"]\n");
+    let server = Server::start(&place, &[]);
+    for length in ["content-length: 2147483648\r\nexpect: 100-continue", "transfer-encoding: chunked"] {
+        let mut stream = TcpStream::connect(server.url.strip_prefix("http://").unwrap()).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        write!(stream, "POST /v1/tasks HTTP/1.1\r\nhost: localhost\r\n{length}\r\n\r\n").unwrap();
+        if length.contains("chunked") {
+            // It may stop to read at any moment.
+            let _ = write!(stream, "80000000\r\n").and_then(|()| stream.write_all(&vec![b'x'; 20 << 20]));
+        }
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert!(line.starts_with("HTTP/1.1 413"), "{length}: {line:?}");
+    }
     assert!(!place.has_tasks());
 }
 
