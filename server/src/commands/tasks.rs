@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use steadfast::Kind;
 use steadfast::core::storage::TaskFilter;
-use steadfast::core::task::{Due, OnConflict};
+use steadfast::core::task::{Due, OnConflict, PAYLOAD_BYTES_MAX};
 
 use super::{Out, Target, note, tell};
 use crate::backend::Missing;
@@ -77,14 +77,11 @@ fn request(kind: Kind, args: cli::Submit) -> Result<TaskRequest, Failure> {
 /// The bytes of a payload: a file or stdin as they are; what stands on the command line must be JSON, so that a
 /// forgotten `@` or quote isn't stored.
 fn payload(text: &str) -> Result<Vec<u8>, Failure> {
-    let unreadable = |what: &str, error| Failure::new(Exit::Usage, format!("--payload: {what}: {error}"));
     if text == "-" {
-        let mut bytes = Vec::new();
-        std::io::stdin().read_to_end(&mut bytes).map_err(|error| unreadable("stdin", error))?;
-        return Ok(bytes);
+        return whole("stdin", std::io::stdin().lock());
     }
-    if let Some(file) = text.strip_prefix('@') {
-        return std::fs::read(file).map_err(|error| unreadable(file, error));
+    if let Some(path) = text.strip_prefix('@') {
+        return whole(path, std::fs::File::open(path).map_err(|error| unreadable(path, &error))?);
     }
     match serde_json::from_str::<&RawValue>(text) {
         Ok(_) => Ok(text.as_bytes().to_vec()),
@@ -93,6 +90,27 @@ fn payload(text: &str) -> Result<Vec<u8>, Failure> {
                 "a text wants quotes of its own, as in '\"text\"'; @FILE and - take any bytes as they are",
             )),
     }
+}
+
+fn unreadable(what: &str, error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Usage, format!("--payload: {what}: {error}"))
+}
+
+/// All that a file holds; of one that no store takes, not much more than fits is read.
+fn whole(what: &str, file: impl Read) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    file.take(PAYLOAD_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| unreadable(what, &error))?;
+    if bytes.len() > PAYLOAD_BYTES_MAX {
+        let why = format!(
+            "--payload: {what} holds more than {PAYLOAD_BYTES_MAX} bytes, which is the most that fits"
+        );
+        return Err(
+            Failure::new(Exit::Usage, why).help("keep large data elsewhere, and submit a reference to it")
+        );
+    }
+    Ok(bytes)
 }
 
 pub(super) async fn status(args: cli::One, target: &Target, out: Out) -> Result<ExitCode, Failure> {

@@ -10,6 +10,8 @@ use crate::place::{LONG, Place, Server};
 fn a_bad_command_line_is_told_and_stores_nothing() {
     let place = Place::new();
     std::fs::write(place.path().join("no-toml"), "handlers = 7").unwrap();
+    // It takes no room on the disk.
+    std::fs::File::create(place.path().join("huge")).unwrap().set_len(2 << 30).unwrap();
     for (args, code, part) in [
         (vec![], 2, "Usage"),
         (vec!["frobnicate"], 2, "frobnicate"),
@@ -21,6 +23,7 @@ fn a_bad_command_line_is_told_and_stores_nothing() {
         (vec!["submit", "scan", "--payload", "{"], 2, "no JSON"),
         (vec!["submit", "scan", "--payload", "hello"], 2, "quotes of its own"),
         (vec!["submit", "scan", "--payload", "@nowhere"], 2, "nowhere"),
+        (vec!["submit", "scan", "--payload", "@huge"], 2, "huge holds more than"),
         (vec!["submit", "scan", "--delay", "soon"], 2, "no duration"),
         (vec!["submit", "scan", "--at", "tomorrow"], 2, "2026-01-31T18:00:00Z"),
         (vec!["submit", "scan", "--delay", "1s", "--at", "2026-01-31T18:00:00Z"], 2, "cannot be used with"),
