@@ -181,6 +181,19 @@ async fn a_new_line_begins_where_the_old_one_is() {
     }
 }
 
+#[test]
+fn a_new_line_loses_nothing_of_the_time_that_its_transaction_took() {
+    let computer = Computer::new();
+    let clock = StoreClock::by(Box::new(Seen(computer.clone(), Some("boot-1"))));
+    let StoreClock::Host(host) = &clock else { panic!("it is a host's") };
+    let old = Line { from: 500_000_000, at: BEGINNING, gap: 0 };
+    let stored = Stored { mark: BEGINNING, line: Some(old) };
+    let now = clock.now(stored);
+    computer.pass(seconds(2));
+    let new = host.drawn(stored, now).expect("the host says which boot it is");
+    assert_eq!(new, Line { from: 502_000_000, at: BEGINNING + seconds(2), gap: 0 });
+}
+
 #[tokio::test]
 async fn the_clock_meets_the_wall_clock_in_the_end_and_stays_with_it() {
     for is_forward in [true, false] {
