@@ -7,8 +7,11 @@
 //! whoever sets the wall clock by an hour, forward or back, neither grants nor takes a lease, in no process.
 //!
 //! **The gap.** Absolute due times are meant by the wall clock, and so the line bends towards it, by [`SLEW`] of the time
-//! that passes: a lease of 30 s ends at most 1.5 s early or late. The gap to be closed is part of the line, so that the
+//! that passes: a lease of 30 s ends at most 1.5 s early or 1.6 s late. The gap to be closed is part of the line, so that the
 //! line says by itself where it ends, even if nobody moves it any more; and a new line begins where the old one is.
+//!
+//! The price: where the wall clock is put right by hours (a host without a battery, a virtual machine that was frozen),
+//! times of day are late for twenty times as long, unless the host is restarted. `doctor` says how far they are off.
 //!
 //! **Who draws it.** The first to open the store in a boot: at the later of the wall clock and of the high-water mark.
 //! From then on whoever writes anyway, together with the mark; and, once the wall clock has been set, any process within
