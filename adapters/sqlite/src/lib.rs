@@ -136,7 +136,14 @@ impl SqliteStorage {
     /// program's or was made by a newer version of this one, [`ErrorKind::Conflict`] where another process holds it
     /// locked for too long. The message says what to do.
     pub fn open(options: Options) -> Result<Self, Error> {
-        let Opened { conn, store, data_version } = schema::open_writer(&options)?;
+        let clock = StoreClock::new(options.clock.clone());
+        Self::open_by(options, clock)
+    }
+
+    fn open_by(options: Options, clock: StoreClock) -> Result<Self, Error> {
+        let Opened { mut conn, store, data_version } = schema::open_writer(&options)?;
+        // What fails now, on a full disk for example, is made up for by the writer within a second.
+        let _ = clock.begin(&mut conn);
         let connections = match &options.path {
             Some(path) => {
                 (0..READERS).map(|_| schema::open_reader(path, &options)).collect::<Result<_, _>>()?
@@ -146,7 +153,7 @@ impl SqliteStorage {
         let common = Arc::new(Common {
             name: options.name(),
             store,
-            clock: StoreClock::new(options.clock.clone()),
+            clock,
             wake: Wake::new(),
             is_watched: AtomicBool::new(false),
         });

@@ -8,6 +8,7 @@ use steadfast_core::{State, TaskId, Timestamp};
 
 use crate::Common;
 use crate::answer::Answer;
+use crate::clock;
 use crate::error::classed;
 use crate::list::tasks;
 use crate::row::{
@@ -41,7 +42,7 @@ pub(crate) struct Reader<'c> {
     conn: &'c Connection,
     begin: Statement<'c>,
     end: Statement<'c>,
-    mark: Statement<'c>,
+    clock: Statement<'c>,
     task: Statement<'c>,
     head: Statement<'c>,
     attempts: Statement<'c>,
@@ -60,7 +61,7 @@ impl<'c> Reader<'c> {
             conn,
             begin: conn.prepare("BEGIN")?,
             end: conn.prepare("COMMIT")?,
-            mark: conn.prepare("SELECT high_water FROM meta WHERE one = 1")?,
+            clock: conn.prepare(clock::READ)?,
             task: conn.prepare(&format!(
                 "SELECT {TASK} FROM {TASK_FROM} WHERE seq = coalesce(
                      (SELECT seq FROM request WHERE id = ?1), (SELECT alias.task FROM alias WHERE name = ?1))"
@@ -119,8 +120,8 @@ impl<'c> Reader<'c> {
     fn read(&mut self, query: &Query) -> rusqlite::Result<View> {
         self.begin.execute([])?;
         // The first statement takes the snapshot. The clock is read after it, so that nothing in it is in the future.
-        let mark = Timestamp::from_micros(self.mark.query_one([], |row| row.get(0))?);
-        let as_of = self.common.clock.now(mark);
+        let clock = &self.common.clock;
+        let as_of = clock.now(self.clock.query_one([], |row| clock.stored(row))?);
         let answer = self.answer(query, as_of)?;
         self.end.execute([])?;
         Ok(View { store: self.common.store.clone(), as_of, answer })

@@ -8,9 +8,10 @@ use steadfast_core::decide;
 use steadfast_core::engine::{Accepted, Submitted, check};
 use steadfast_core::step::{Insert, Receipt, Refusal, Transition};
 use steadfast_core::task::{OnConflict, Payload};
-use steadfast_core::{Error, ErrorKind, Kind, NewTask, State, TaskId, Timestamp};
+use steadfast_core::{Error, ErrorKind, Kind, NewTask, State, TaskId};
 
 use crate::apply::Done;
+use crate::clock;
 use crate::error::classed;
 use crate::insert::Inserts;
 use crate::row::{bytes, first, state, text, unsigned};
@@ -93,13 +94,11 @@ fn same_store(common: &Common, conn: &Connection) -> Result<(), Error> {
 }
 
 fn submit(common: &Common, conn: &Connection, task: NewTask) -> rusqlite::Result<Submitted> {
-    let mark = conn.query_one("SELECT high_water FROM meta WHERE one = 1", [], |row| row.get(0))?;
-    let mark = Timestamp::from_micros(mark);
-    let mut tx = Tx::at(common.clock.now(mark));
+    let stored = conn.query_one(clock::READ, [], |row| common.clock.stored(row))?;
+    let mut tx = Tx::at(common.clock.now(stored));
     let submitted = Submits::new(conn)?.submit(&mut tx, task)?;
-    if common.clock.is_mark_due(tx.now, mark, matches!(submitted, Submitted::Accepted(_))) {
-        conn.execute("UPDATE meta SET high_water = ?1 WHERE one = 1", [tx.now.as_micros()])?;
-    }
+    let writes = matches!(submitted, Submitted::Accepted(_));
+    common.clock.keep(conn, stored, tx.now, writes)?;
     Ok(submitted)
 }
 

@@ -19,6 +19,7 @@ use crate::Common;
 use crate::answer::Answer;
 use crate::apply::Steps;
 use crate::claim::Claims;
+use crate::clock;
 use crate::error::{classed, of_commit};
 use crate::reader::{ReadCall, Reader};
 use crate::threads::Calls;
@@ -105,8 +106,7 @@ struct Writer<'c> {
     conn: &'c Connection,
     begin: Statement<'c>,
     commit: Statement<'c>,
-    mark: Statement<'c>,
-    set_mark: Statement<'c>,
+    clock: Statement<'c>,
     has_limits: Statement<'c>,
     data_version: Statement<'c>,
     data_version_seen: i64,
@@ -122,8 +122,7 @@ impl<'c> Writer<'c> {
             conn,
             begin: conn.prepare("BEGIN IMMEDIATE")?,
             commit: conn.prepare("COMMIT")?,
-            mark: conn.prepare("SELECT high_water FROM meta WHERE one = 1")?,
-            set_mark: conn.prepare("UPDATE meta SET high_water = ?1 WHERE one = 1")?,
+            clock: conn.prepare(clock::READ)?,
             has_limits: conn.prepare("SELECT EXISTS (SELECT 1 FROM queue WHERE concurrency IS NOT NULL)")?,
             data_version: conn.prepare("PRAGMA data_version")?,
             data_version_seen,
@@ -179,21 +178,20 @@ impl<'c> Writer<'c> {
         &mut self,
         work: impl FnOnce(&mut Self, &mut Tx) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<(T, Hint)> {
-        let mark = Timestamp::from_micros(self.mark.query_one([], |row| row.get(0))?);
-        let mut tx = Tx::at(self.common.clock.now(mark));
+        let clock = &self.common.clock;
+        let stored = self.clock.query_one([], |row| clock.stored(row))?;
+        let mut tx = Tx::at(clock.now(stored));
         let changes = self.conn.total_changes();
         let value = work(self, &mut tx)?;
         let writes = self.conn.total_changes() != changes;
-        if self.common.clock.is_mark_due(tx.now, mark, writes) {
-            self.set_mark.execute([tx.now.as_micros()])?;
-        }
+        clock.keep(self.conn, stored, tx.now, writes)?;
         if tx.made_room && !tx.hint.ready {
             tx.hint.ready = self.has_limits.query_one([], |row| row.get(0))?;
         }
         Ok((value, tx.hint))
     }
 
-    /// Moves the clock's high-water mark while the host's clock is behind it.
+    /// Tells the store's clock that the host's was set, where nothing else is written.
     fn keep_clock(&mut self) {
         if self.common.clock.must_be_kept() {
             // What fails now is made up for by the next call, or a second later.

@@ -91,7 +91,7 @@ async fn a_store_of_version_1_keeps_every_task() {
     let lease_end = Some(LEFT + Duration::from_secs(30));
     assert_eq!((running.priority, running.lease_expires_at), (-3, lease_end));
     drop(storage);
-    assert_eq!(version(&path), 2);
+    assert_eq!(version(&path), 3);
     assert_eq!(all(&open_then(&path)).await, tasks, "once is enough");
 }
 
@@ -152,7 +152,7 @@ fn many_may_migrate_the_same_store_at_once() {
         threads.into_iter().map(|thread| thread.join().expect("opened")).collect()
     });
     assert!(stores.windows(2).all(|two| two[0] == two[1]), "{stores:?}");
-    assert_eq!(version(&path), 2);
+    assert_eq!(version(&path), 3);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_migration_that_fails_half_way_changes_nothing() {
     assert_eq!((version(&path), tasks(&conn)), (1, 7));
     conn.execute_batch("DROP TABLE worker").expect("out of the way");
     drop(open_then(&path));
-    assert_eq!((version(&path), tasks(&conn)), (2, 7));
+    assert_eq!((version(&path), tasks(&conn)), (3, 7));
 }
 
 #[test]
