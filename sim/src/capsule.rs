@@ -6,7 +6,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::choices::{Choices, Decision, Site, Stream};
-use crate::scenario::SCENARIOS;
+use crate::scenario::{SCENARIOS, Scenario};
+use crate::specimens::SPECIMENS;
 use crate::storage::flaws::Flaw;
 use crate::sweep::{Report, Setup};
 use crate::world::Profile;
@@ -106,7 +107,7 @@ impl Capsule {
     /// # Errors
     /// [`CapsuleError::Unknown`] where that doesn't exist in this version.
     pub fn setup(&self) -> Result<Setup, CapsuleError> {
-        let scenario = find("scenario", &self.scenario, SCENARIOS, |scenario| scenario.name)?;
+        let scenario = find("scenario", &self.scenario, &all_scenarios(), |scenario| scenario.name)?;
         let profile = find("profile", &self.profile, &Profile::ALL, |profile| profile.as_str())?;
         let flaws = self.flaws.iter().map(|name| find("flaw", name, &Flaw::ALL, |flaw| flaw.as_str()));
         Ok(Setup { scenario, profile, flaws: flaws.collect::<Result<_, _>>()? })
@@ -135,6 +136,12 @@ impl Capsule {
         let report = self.setup()?.run_choices(Choices::from_decisions(self.decisions()?));
         Ok(Report { seed: self.seed, ..report })
     }
+}
+
+/// Whatever can be run: scenarios of what ships, faulty designs and their repaired twins.
+fn all_scenarios() -> Vec<Scenario> {
+    let specimens = SPECIMENS.iter().flat_map(|specimen| [specimen.faulty, specimen.fixed]);
+    SCENARIOS.iter().copied().chain(specimens).collect()
 }
 
 /// The one of this name.

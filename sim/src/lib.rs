@@ -7,6 +7,7 @@
 pub mod capsule;
 pub mod choices;
 pub mod db;
+pub mod detection;
 pub mod determinism;
 pub mod history;
 pub mod oracle;

@@ -3,7 +3,9 @@
 
 mod bench;
 mod run;
+mod specimens;
 mod sweep;
+mod table;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
@@ -42,6 +44,10 @@ pub enum SimCommand {
     Sweep(Sweep),
     /// Run what a failure page ends with, and show its page
     Replay(Replay),
+    /// Name the faults that must be found, or find one and show its page
+    Specimens(Specimens),
+    /// Measure how soon each of them is found; exit code 1 where one isn't
+    Table(Table),
     /// Measure the simulator on this machine, on one core
     Bench(Bench),
 }
@@ -122,6 +128,34 @@ pub struct Replay {
     pub capsule: PathBuf,
 }
 
+/// `sim specimens`.
+#[derive(Debug, Args)]
+pub struct Specimens {
+    /// Which one is to be found
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// How many seeds are tried at most
+    #[arg(long, value_name = "N", default_value = "10000")]
+    pub seeds_max: NonZeroU64,
+}
+
+/// `sim table`.
+#[derive(Debug, Args)]
+pub struct Table {
+    /// After how many seeds a search gives up
+    #[arg(long, value_name = "N", default_value = "10000")]
+    pub seeds_max: NonZeroU64,
+    /// How often each is searched, from other seeds each time
+    #[arg(long, value_name = "R", default_value = "5")]
+    pub repeat: NonZeroU64,
+    /// Only these specimens; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub specimen: Vec<String>,
+    /// How many threads; each search has one [default: as many as there are cores]
+    #[arg(long, value_name = "J")]
+    pub jobs: Option<NonZeroUsize>,
+}
+
 /// `sim bench`.
 #[derive(Debug, Args)]
 pub struct Bench {
@@ -138,6 +172,8 @@ pub(super) async fn sim(args: Sim, out: Out) -> Result<ExitCode, Failure> {
         SimCommand::Run(args) => run::run(&args, out),
         SimCommand::Sweep(args) => sweep::sweep(&args, &flag, out),
         SimCommand::Replay(args) => run::replay(&args, out),
+        SimCommand::Specimens(args) => specimens::specimens(&args, out),
+        SimCommand::Table(args) => table::table(&args, &flag, out),
         SimCommand::Bench(args) => bench::bench(&args, out),
     });
     let mut done = std::pin::pin!(done);
