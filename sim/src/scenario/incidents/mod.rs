@@ -31,6 +31,8 @@ use crate::world::{Node, SimClock, World};
 
 /// How often lapsed leases are swept.
 const SWEEP: Duration = Duration::from_secs(2);
+/// Longer than any call is under way once faults have stopped.
+const STRAGGLERS: Duration = Duration::from_secs(60);
 /// How often the end of a run is looked for.
 const LOOK: Duration = Duration::from_secs(2);
 /// How often a submit is sent again, half a second apart.
@@ -158,6 +160,8 @@ fn done(context: &Context) -> Verdict {
 /// Faults stop, and everything must come to an end; the bound on this wait is the run's.
 async fn heal_and_end(world: &World) {
     world.heal();
+    // What a caller that went away had asked for may still be on its way to the store.
+    waiting_for("calls that nobody waits for", tokio::time::sleep(STRAGGLERS)).await;
     while !world.history().tasks().values().all(|task| task.state.is_terminal()) {
         waiting_for("all tasks to end", tokio::time::sleep(LOOK)).await;
     }
