@@ -90,6 +90,19 @@ pub struct InvalidTask {
 }
 
 impl Accepted {
+    /// What the receipts of a submit say: the last is the insert's, before it may be that of whom it replaced.
+    ///
+    /// # Panics
+    /// Where the last isn't an insert's.
+    pub fn of_receipts(receipts: &[Receipt], is_new: bool, replaced: Option<TaskId>) -> Self {
+        match receipts.last() {
+            Some(Receipt::Inserted(id, Head { state, rev, .. })) => {
+                Self { id: id.clone(), state: *state, rev: *rev, is_new, replaced, joined: false }
+            }
+            other => unreachable!("an insert is answered by its receipt, not {other:?}"),
+        }
+    }
+
     /// A task that was there before.
     fn known(task: &Task) -> Self {
         let Task { id, state, rev, .. } = task;
@@ -201,24 +214,14 @@ impl<S: Storage, C: Clock> Engine<S, C> {
                 &StopReason::Cancelled("replaced by a newer task".into()),
             );
         }
-        match receipts.last() {
-            Some(Receipt::Inserted(id, Head { state, rev, .. })) => {
-                if is_new {
-                    tracing::debug!(task = %id, %state, "task accepted");
-                } else {
-                    tracing::debug!(task = %id, %state, "task known already");
-                }
-                Submitted::Accepted(Accepted {
-                    id: id.clone(),
-                    state: *state,
-                    rev: *rev,
-                    is_new,
-                    replaced,
-                    joined: false,
-                })
-            }
-            other => unreachable!("an insert is answered by its receipt, not {other:?}"),
+        let accepted = Accepted::of_receipts(receipts, is_new, replaced);
+        let Accepted { id, state, .. } = &accepted;
+        if is_new {
+            tracing::debug!(task = %id, %state, "task accepted");
+        } else {
+            tracing::debug!(task = %id, %state, "task known already");
         }
+        Submitted::Accepted(accepted)
     }
 
     /// Cancels a task: at once where it waits; where it runs, its worker is told and the handler has a grace.

@@ -23,7 +23,7 @@ mod waves;
 
 pub use columns::{Columns, Plan};
 pub use keep::Keeping;
-/// The driver, in the version whose transactions [`PostgresStorage::submit_in`] takes.
+/// The driver, in the version whose transactions [`PostgresStorage::submit_within`] takes.
 pub use tokio_postgres;
 
 use std::collections::BTreeSet;
@@ -82,6 +82,7 @@ struct Inner {
     apply: String,
     keep: String,
     submit: String,
+    is_about: String,
     wake: Wake,
     listener: AbortHandle,
 }
@@ -135,6 +136,7 @@ impl PostgresStorage {
             apply: apply.name,
             keep: keep.name,
             submit: visit::text(&shared.schema, &submit.name),
+            is_about: visit::is_about_text(&shared.schema),
             wake,
             listener,
         })))

@@ -6,8 +6,9 @@
 //! changed since is one too.
 
 use steadfast_core::decide;
-use steadfast_core::engine::DECISION_ROUNDS_MAX;
-use steadfast_core::step::{Batch, Outcome, Refusal, Refused, Step};
+use steadfast_core::engine::{Accepted, DECISION_ROUNDS_MAX, Submitted, check};
+use steadfast_core::name::{Kind, TaskId};
+use steadfast_core::step::{Batch, Outcome, Receipt, Refusal, Step};
 use steadfast_core::storage::{Error, ErrorKind};
 use steadfast_core::task::{NewTask, OnConflict};
 use tokio_postgres::Transaction;
@@ -27,13 +28,16 @@ pub(crate) fn text(schema: &str, submit: &str) -> String {
     format!("SELECT 0 AS wave, answer.* FROM {schema}.{submit}({numbers}) AS answer")
 }
 
+/// The statement that says whether a task is of this kind and has this payload.
+pub(crate) fn is_about_text(schema: &str) -> String {
+    format!("SELECT EXISTS (SELECT 1 FROM {schema}.task WHERE id = $1 AND kind = $2 AND payload = $3)")
+}
+
 impl PostgresStorage {
     /// Stores a task in a transaction of the caller's own on this store's database, and wakes workers when that commits.
     /// Nobody sees the task before, and it is gone with a rollback.
     ///
-    /// The answer is an insert's: `Applied`, `Already` where its id or key is known with the same request, or `Refused`.
-    /// After a refusal the transaction can go on. A held slot is dealt with as the request says, but for
-    /// [`OnConflict::Join`]: the refusal names the holder, which is there to be joined.
+    /// After a refusal the transaction can go on. A held slot is dealt with as the request says.
     ///
     /// Until the transaction ends, it holds what the task depends on: its key and id; its slot, and who holds that, with
     /// [`OnConflict::Queue`] or [`OnConflict::Replace`]; and its parents. A worker can't renew or settle those
@@ -47,30 +51,65 @@ impl PostgresStorage {
     ///
     /// # Cancellation
     /// The task may be stored in the transaction, or not; roll it back.
-    pub async fn submit_in(&self, transaction: &Transaction<'_>, task: NewTask) -> Result<Outcome, Error> {
-        let replaces = matches!(task.slot, Some((_, OnConflict::Replace)));
-        let newcomer = task.id.clone();
+    pub async fn submit_within(
+        &self,
+        transaction: &Transaction<'_>,
+        task: NewTask,
+    ) -> Result<Submitted, Error> {
+        if let Err(invalid) = check(&task) {
+            return Ok(Submitted::Invalid(invalid));
+        }
+        let on_conflict = task.slot.as_ref().map(|(_, on_conflict)| *on_conflict);
+        let (newcomer, kind, payload) = (task.id.clone(), task.kind.clone(), task.payload.clone());
         let insert = Step::Insert(task.into());
         let mut holder = None;
         for _ in 0..DECISION_ROUNDS_MAX {
             let displace = holder.as_ref().map(|holder| Step::Transition(decide::replace(holder, &newcomer)));
             let steps: Vec<Step> = displace.into_iter().chain([insert.clone()]).collect();
-            let outcome = self.visit(transaction, &[steps.into()]).await?;
-            holder = match outcome {
-                Outcome::Refused(refused) => match refused.why {
-                    Refusal::SlotTaken(holder, _) if replaces => Some(holder),
-                    // The holder ended on its own in between.
-                    Refusal::Stale(_) | Refusal::NotFound if holder.is_some() && refused.step == 0 => None,
-                    why => return Ok(Outcome::Refused(Refused { step: 0, why })),
-                },
-                Outcome::Applied(receipts) => return Ok(Outcome::Applied(last(receipts))),
-                Outcome::Already(receipts) => return Ok(Outcome::Already(last(receipts))),
+            let accepted = |receipts: Vec<Receipt>, is_new| {
+                Submitted::Accepted(Accepted::of_receipts(&receipts, is_new, holder.clone()))
+            };
+            let refused = match self.visit(transaction, &[steps.into()]).await? {
+                Outcome::Applied(receipts) => return Ok(accepted(receipts, true)),
+                Outcome::Already(receipts) => return Ok(accepted(receipts, false)),
+                Outcome::Refused(refused) => refused,
+            };
+            holder = match (refused.why, on_conflict) {
+                (Refusal::SlotTaken(holder, _), Some(OnConflict::Replace)) => Some(holder),
+                (Refusal::SlotTaken(holder, head), Some(OnConflict::Join)) => {
+                    if self.is_about(transaction, &holder, &kind, &payload).await? {
+                        let (id, state, rev) = (holder, head.state, head.rev);
+                        let joined = Accepted { id, state, rev, is_new: false, replaced: None, joined: true };
+                        return Ok(Submitted::Accepted(joined));
+                    }
+                    return Ok(Submitted::Refused(Refusal::SlotTaken(holder, head)));
+                }
+                // The holder ended on its own in between.
+                (Refusal::Stale(_) | Refusal::NotFound, _) if holder.is_some() && refused.step == 0 => None,
+                (why, _) => return Ok(Submitted::Refused(why)),
             };
         }
         Err(Error::new(
             ErrorKind::Conflict,
             "the slot changed hands too often while the task was submitted; nothing was stored, try again",
         ))
+    }
+
+    /// Whether the holder of a slot is about the same as a newcomer that would join it.
+    async fn is_about(
+        &self,
+        transaction: &Transaction<'_>,
+        holder: &TaskId,
+        kind: &Kind,
+        payload: &[u8],
+    ) -> Result<bool, Error> {
+        let values: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&holder.as_str(), Type::TEXT), (&kind.as_str(), Type::TEXT), (&payload, Type::BYTEA)];
+        let rows = transaction
+            .query_typed(&self.0.is_about, &values)
+            .await
+            .map_err(|error| classify(error, false).0)?;
+        rows.first().map_or(Ok(false), |row| field(row, 0))
     }
 
     async fn visit(&self, transaction: &Transaction<'_>, batches: &[Batch]) -> Result<Outcome, Error> {
@@ -89,10 +128,4 @@ impl PostgresStorage {
         let mut outcomes = outcomes::read(batches, &plan, &rows)?.outcomes;
         outcomes.pop().ok_or_else(|| Error::new(ErrorKind::Broken, "the store answered nothing"))
     }
-}
-
-/// The insert's receipt: beside it may be that of whom it replaced.
-fn last<T>(mut receipts: Vec<T>) -> Vec<T> {
-    receipts.drain(..receipts.len().saturating_sub(1));
-    receipts
 }

@@ -173,11 +173,5 @@ impl<'c> Submits<'c> {
 }
 
 fn accepted(receipt: Receipt, is_new: bool, replaced: Option<TaskId>) -> Submitted {
-    match receipt {
-        Receipt::Inserted(id, head) => {
-            let (state, rev) = (head.state, head.rev);
-            Submitted::Accepted(Accepted { id, state, rev, is_new, replaced, joined: false })
-        }
-        other => unreachable!("an insert is answered by its receipt, not {other:?}"),
-    }
+    Submitted::Accepted(Accepted::of_receipts(&[receipt], is_new, replaced))
 }

@@ -1,5 +1,6 @@
 //! Submitting inside a transaction of somebody else's.
 
+use steadfast_core::engine::{Accepted, Submitted};
 use steadfast_core::name::Slot;
 use steadfast_core::step::Outcome;
 use steadfast_core::storage::{ErrorKind, Storage};
@@ -32,6 +33,13 @@ impl Service {
     }
 }
 
+/// A task that is stored just now.
+fn accepted(submitted: Submitted) -> Accepted {
+    let Submitted::Accepted(accepted) = submitted else { panic!("{submitted:?}") };
+    assert!(accepted.is_new && !accepted.joined, "{accepted:?}");
+    accepted
+}
+
 fn slotted(id: &str, on_conflict: OnConflict) -> NewTask {
     NewTask { slot: Some((Slot::trusted("s"), on_conflict)), ..task(id) }
 }
@@ -45,9 +53,8 @@ async fn a_task_is_there_if_and_only_if_the_transaction_is() {
         let mut hints = service.store.hints();
         let transaction = service.client.transaction().await.expect("begun");
         transaction.execute("INSERT INTO orders VALUES (1)", &[]).await.expect("inserted");
-        let outcome = service.store.submit_in(&transaction, task(id)).await.expect("submitted");
-        assert_all_applied(std::slice::from_ref(&outcome));
-        assert_eq!(stands(&outcome), id);
+        let outcome = service.store.submit_within(&transaction, task(id)).await.expect("submitted");
+        assert_eq!(accepted(outcome).id.as_str(), id);
         assert!(find(&service.store, id).await.is_none(), "nobody sees it yet");
         let shown = transaction.query_one("SHOW lock_timeout", &[]).await.expect("shown");
         assert_eq!(shown.get::<_, &str>(0), "7s", "the session has its own settings back");
@@ -82,17 +89,25 @@ async fn a_refusal_leaves_the_transaction_usable() {
         (other, "KeyTaken"),
         (orphan, "ParentMissing"),
         (slotted("late", OnConflict::Reject), "SlotTaken"),
-        (slotted("joins", OnConflict::Join), "SlotTaken"),
+        (NewTask { payload: (*b"another").into(), ..slotted("joins", OnConflict::Join) }, "SlotTaken"),
         (NewTask { priority: 7, ..task("holder") }, "IdTaken"),
     ] {
-        let outcome = service.store.submit_in(&transaction, request).await.expect("answered");
-        let Outcome::Refused(refused) = &outcome else { panic!("{expected}: {outcome:?}") };
-        assert!(format!("{:?}", refused.why).starts_with(expected), "{refused:?}");
+        let outcome = service.store.submit_within(&transaction, request).await.expect("answered");
+        let Submitted::Refused(why) = &outcome else { panic!("{expected}: {outcome:?}") };
+        assert!(format!("{why:?}").starts_with(expected), "{why:?}");
     }
-    let again = service.store.submit_in(&transaction, keyed("again", "k")).await.expect("answered");
-    assert!(matches!(again, Outcome::Already(_)) && stands(&again) == "known", "{again:?}");
+    let again = service.store.submit_within(&transaction, keyed("again", "k")).await.expect("answered");
+    let Submitted::Accepted(again) = again else { panic!("{again:?}") };
+    assert_eq!((again.id.as_str(), again.is_new), ("known", false));
+    let joins = slotted("joins", OnConflict::Join);
+    let joined = service.store.submit_within(&transaction, joins).await.expect("answered");
+    let Submitted::Accepted(joined) = joined else { panic!("{joined:?}") };
+    assert_eq!((joined.id.as_str(), joined.joined, joined.is_new), ("holder", true, false));
+    let invalid = NewTask { attempts_max: 0, ..task("never") };
+    let invalid = service.store.submit_within(&transaction, invalid).await.expect("answered");
+    assert!(matches!(&invalid, Submitted::Invalid(why) if why.field == "attempts"), "{invalid:?}");
     transaction.execute("INSERT INTO orders VALUES (1)", &[]).await.expect("it goes on");
-    assert_all_applied(&[service.store.submit_in(&transaction, task("late")).await.expect("submitted")]);
+    accepted(service.store.submit_within(&transaction, task("late")).await.expect("submitted"));
     transaction.commit().await.expect("committed");
     assert_eq!(service.orders().await, 1);
     assert!(find(&service.store, "late").await.is_some());
@@ -105,7 +120,7 @@ async fn slots_are_replaced_and_waited_for() {
     assert_all_applied(&service.store.apply(&holder).await.expect("applied"));
     let transaction = service.client.transaction().await.expect("begun");
     for request in [slotted("waits", OnConflict::Queue), slotted("replaces", OnConflict::Replace)] {
-        assert_all_applied(&[service.store.submit_in(&transaction, request).await.expect("submitted")]);
+        accepted(service.store.submit_within(&transaction, request).await.expect("submitted"));
     }
     transaction.commit().await.expect("committed");
     let first = find(&service.store, "first").await.expect("stored");
@@ -120,13 +135,13 @@ async fn at(
     level: IsolationLevel,
     before: NewTask,
     request: NewTask,
-) -> Result<Outcome, ErrorKind> {
+) -> Result<Accepted, ErrorKind> {
     let transaction = service.client.build_transaction().isolation_level(level).start().await.expect("begun");
     transaction.query_one("SELECT count(*) FROM orders", &[]).await.expect("counted");
     assert_all_applied(&service.store.apply(&[put(before)]).await.expect("applied"));
-    let outcome = service.store.submit_in(&transaction, request).await.map_err(|error| error.kind())?;
+    let submitted = service.store.submit_within(&transaction, request).await.map_err(|error| error.kind())?;
     transaction.commit().await.expect("committed");
-    Ok(outcome)
+    Ok(accepted(submitted))
 }
 
 #[tokio::test]
@@ -143,9 +158,9 @@ async fn another_isolation_level_is_right_or_fails_loudly() {
             ..task(&id("child"))
         };
         let simple = at(&mut service, level, task(&id("other")), task(&id("simple"))).await;
-        assert_all_applied(&[simple.expect("what doesn't meet anybody is stored")]);
+        simple.expect("what doesn't meet anybody is stored");
         // A parent that is as the snapshot has it; a key that it can't see; a slot likewise.
-        assert_all_applied(&[at(&mut service, level, task(&id("x")), child).await.expect("stored")]);
+        at(&mut service, level, task(&id("x")), child).await.expect("stored");
         assert_eq!(find(&service.store, &id("child")).await.expect("stored").state, State::Blocked);
         let slot = |name: &str, on_conflict| NewTask {
             slot: Some((Slot::trusted(id("slot")), on_conflict)),
@@ -174,8 +189,8 @@ async fn a_key_held_by_an_open_transaction_holds_up_nobody_else() {
         return;
     };
     let transaction = service.client.transaction().await.expect("begun");
-    let held = service.store.submit_in(&transaction, keyed("held", "k")).await.expect("submitted");
-    assert_all_applied(&[held]);
+    let held = service.store.submit_within(&transaction, keyed("held", "k")).await.expect("submitted");
+    accepted(held);
     let merged = [put(task("innocent")), put(keyed("asks", "k"))];
     let error = service.store.apply(&merged).await.expect_err("the key is held");
     assert_eq!(error.kind(), ErrorKind::Contended, "{error:?}");
@@ -183,9 +198,9 @@ async fn a_key_held_by_an_open_transaction_holds_up_nobody_else() {
     // Another service's transaction that asks for it gives up in time, and can go on.
     let mut other = stranger(&service.database.url).await;
     let waits = other.transaction().await.expect("begun");
-    let error = service.store.submit_in(&waits, keyed("other", "k")).await.expect_err("the key is held");
+    let error = service.store.submit_within(&waits, keyed("other", "k")).await.expect_err("the key is held");
     assert_eq!(error.kind(), ErrorKind::Contended, "{error:?}");
-    assert_all_applied(&[service.store.submit_in(&waits, task("goes-on")).await.expect("submitted")]);
+    accepted(service.store.submit_within(&waits, task("goes-on")).await.expect("submitted"));
     waits.commit().await.expect("committed");
     transaction.commit().await.expect("committed");
     let known = persist(&service.store, &merged[1..]).await;
@@ -199,7 +214,7 @@ async fn a_transaction_on_another_store_is_refused() {
     let Some(elsewhere) = Database::new("a_transaction_on_another_store_is_refused") else { return };
     let other = elsewhere.open().await;
     let transaction = service.client.transaction().await.expect("begun");
-    let error = other.submit_in(&transaction, task("lost")).await.expect_err("it is another store");
+    let error = other.submit_within(&transaction, task("lost")).await.expect_err("it is another store");
     assert_eq!(error.kind(), ErrorKind::Broken, "{error:?}");
     transaction.commit().await.expect("a failed transaction ends all the same");
     assert!(find(&service.store, "lost").await.is_none());
