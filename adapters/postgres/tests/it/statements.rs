@@ -141,9 +141,12 @@ async fn scans(database: &Database) -> Vec<(String, i64, Option<i64>)> {
     let stranger = database.stranger().await;
     let left = "SELECT count(*) FROM pg_stat_activity
         WHERE application_name = 'steadfast' AND datname = current_database()";
-    while stranger.query_one(left, &[]).await.expect("counted").get::<_, i64>(0) > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let gone = async {
+        while stranger.query_one(left, &[]).await.expect("counted").get::<_, i64>(0) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONG, gone).await.expect("sessions end with their storage");
     let scans = "SELECT relname::text, seq_scan, idx_scan FROM pg_stat_user_tables
         WHERE relname IN ('task', 'edge', 'attempt', 'queue', 'log', 'checkpoint', 'alias') ORDER BY relname";
     let rows = stranger.query(scans, &[]).await.expect("counted");
