@@ -26,6 +26,7 @@ use crate::step::{Batch, Beat, Head, Outcome, Receipt, Renewal, Step};
 use crate::storage::{Answer, ClaimRequest, Claimed, Error, ErrorKind, Lease, Query, Storage};
 use crate::task::State;
 use crate::time::{Clock, Moment};
+use crate::wake::Hint;
 use attempt::Attempt;
 
 pub use config::{InvalidConfig, WorkerConfig};
@@ -117,6 +118,19 @@ struct Calls {
     beating: bool,
 }
 
+/// What wakes a worker when nothing happens.
+struct Tick {
+    /// `None`: never.
+    at: Option<Moment>,
+    sleep: Call<()>,
+}
+
+impl Tick {
+    fn none() -> Self {
+        Self { at: None, sleep: Fuse::terminated() }
+    }
+}
+
 impl Calls {
     fn none() -> Self {
         Self {
@@ -184,13 +198,14 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
         let mut drain = self.drain.clone();
         let mut ended = FuturesUnordered::new();
         let mut calls = Calls::none();
+        let mut tick = Tick::none();
         tracing::info!(worker = %self.config.id, queues = ?self.config.queues, kinds = ?self.kinds, "worker started");
         loop {
             self.start_calls(&mut calls);
             if self.draining && self.attempts.is_empty() && !calls.claiming && !calls.beating {
                 break;
             }
-            let tick = self.sleep_until(self.next_tick(&calls));
+            self.set(&mut tick, self.next_tick(&calls));
             select_biased! {
                 // First, so that the store claims the next tasks while these are being started.
                 sent = &mut calls.claim => {
@@ -219,13 +234,16 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
                     calls.beating = false;
                     self.note_beat(&beaten);
                 }
-                hint = hints.wait().fuse() => {
+                hint = hints.wait_for(self.interest()).fuse() => {
                     self.hungry |= hint.ready;
                     self.check_wanted |= hint.changed;
                 }
                 _ = stops.wait().fuse() => self.note_stopping(),
                 () = wait_for_drain(&mut drain, self.draining).fuse() => self.start_draining(),
-                () = tick.fuse() => self.stop_lapsed(),
+                () = &mut tick.sleep => {
+                    tick = Tick::none();
+                    self.stop_lapsed();
+                }
             }
         }
         self.say_farewell().await;
@@ -277,15 +295,28 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
         [poll, renew, check, beat].into_iter().flatten().min()
     }
 
-    /// Waits for a moment; for ever where there is none.
-    fn sleep_until(&self, at: Option<Moment>) -> impl Future<Output = ()> + Send + use<S, C> {
+    /// Sets the tick, where it isn't set to that moment already: most of what wakes us doesn't change it.
+    fn set(&self, tick: &mut Tick, at: Option<Moment>) {
+        if tick.at == at {
+            return;
+        }
+        let Some(moment) = at else {
+            *tick = Tick::none();
+            return;
+        };
         let clock = self.engine.clock().clone();
-        Box::pin(async move {
-            match at {
-                Some(at) => clock.sleep(at.since(clock.now())).await,
-                None => std::future::pending().await,
-            }
-        })
+        let sleep: Pin<Box<dyn Future<Output = ()> + Send>> =
+            Box::pin(async move { clock.sleep(moment.since(clock.now())).await });
+        *tick = Tick { at, sleep: sleep.fuse() };
+    }
+
+    /// Which hints would make us do something.
+    fn interest(&self) -> Hint {
+        let has_room = self.attempts.len() - self.stopping.len() < self.config.concurrency;
+        Hint {
+            ready: has_room && !self.hungry && !self.draining,
+            changed: !self.attempts.is_empty() && !self.check_wanted,
+        }
     }
 
     fn claim(&self, free: u32, now: Moment) -> Call<Sent<Claimed>> {

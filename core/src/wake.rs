@@ -26,14 +26,26 @@ impl Hint {
     pub const CHANGED: Hint = Hint { ready: false, changed: true };
     /// Both.
     pub const BOTH: Hint = Hint { ready: true, changed: true };
+
+    /// Whether it says something to whoever is interested in this.
+    fn concerns(self, interest: Hint) -> bool {
+        (self.ready && interest.ready) || (self.changed && interest.changed)
+    }
 }
 
 #[derive(Debug, Default)]
 struct Cell {
     ready: u64,
     changed: u64,
-    sleepers: Vec<(u64, Waker)>,
+    sleepers: Vec<Sleeper>,
     listeners: u64,
+}
+
+#[derive(Debug)]
+struct Sleeper {
+    listener: u64,
+    interest: Hint,
+    waker: Waker,
 }
 
 /// The notifying side. Clones are one cell.
@@ -46,16 +58,16 @@ impl Wake {
         Self::default()
     }
 
-    /// Wakes every listener.
+    /// Wakes every listener that is interested.
     pub fn notify(&self, hint: Hint) {
-        let sleepers = {
+        let woken: Vec<Sleeper> = {
             let mut cell = self.lock();
             cell.ready += u64::from(hint.ready);
             cell.changed += u64::from(hint.changed);
-            std::mem::take(&mut cell.sleepers)
+            cell.sleepers.extract_if(.., |sleeper| hint.concerns(sleeper.interest)).collect()
         };
-        for (_, waker) in sleepers {
-            waker.wake();
+        for sleeper in woken {
+            sleeper.waker.wake();
         }
     }
 
@@ -90,37 +102,56 @@ impl Hints {
     /// Waits for the next hint; returns at once if there was one since the last. Cancellation safe: a hint is
     /// taken only when it is returned.
     pub fn wait(&mut self) -> impl Future<Output = Hint> + Send + '_ {
-        Next(self)
+        self.wait_for(Hint::BOTH)
     }
 
-    fn take(&mut self) -> Option<Hint> {
+    /// The same for whoever has no use for every hint: a hint of the other kind wakes nobody, and is kept until one that
+    /// is of interest comes, or the interest does.
+    pub fn wait_for(&mut self, interest: Hint) -> impl Future<Output = Hint> + Send + '_ {
+        Next { hints: self, interest }
+    }
+
+    fn take(&mut self, interest: Hint) -> Option<Hint> {
         let cell = self.wake.0.lock().unwrap_or_else(PoisonError::into_inner);
         let hint = Hint { ready: cell.ready != self.ready_seen, changed: cell.changed != self.changed_seen };
+        if !hint.concerns(interest) {
+            return None;
+        }
         self.ready_seen = cell.ready;
         self.changed_seen = cell.changed;
-        (hint != Hint::default()).then_some(hint)
+        Some(hint)
     }
 }
 
-struct Next<'a>(&'a mut Hints);
+struct Next<'a> {
+    hints: &'a mut Hints,
+    interest: Hint,
+}
 
 impl Future for Next<'_> {
     type Output = Hint;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Hint> {
-        if let Some(hint) = self.0.take() {
+        let interest = self.interest;
+        if let Some(hint) = self.hints.take(interest) {
             return Poll::Ready(hint);
         }
-        let number = self.0.number;
+        let listener = self.hints.number;
         {
-            let mut cell = self.0.wake.lock();
-            match cell.sleepers.iter_mut().find(|(sleeper, _)| *sleeper == number) {
-                Some((_, waker)) => waker.clone_from(context.waker()),
-                None => cell.sleepers.push((number, context.waker().clone())),
+            let mut cell = self.hints.wake.lock();
+            match cell.sleepers.iter_mut().find(|sleeper| sleeper.listener == listener) {
+                Some(sleeper) => {
+                    sleeper.interest = interest;
+                    sleeper.waker.clone_from(context.waker());
+                }
+                None => {
+                    let waker = context.waker().clone();
+                    cell.sleepers.push(Sleeper { listener, interest, waker });
+                }
             }
         }
         // A hint that came between the look and the registration would otherwise be slept through.
-        match self.0.take() {
+        match self.hints.take(interest) {
             Some(hint) => Poll::Ready(hint),
             None => Poll::Pending,
         }
@@ -130,7 +161,7 @@ impl Future for Next<'_> {
 impl Drop for Hints {
     fn drop(&mut self) {
         let number = self.number;
-        self.wake.lock().sleepers.retain(|(sleeper, _)| *sleeper != number);
+        self.wake.lock().sleepers.retain(|sleeper| sleeper.listener != number);
     }
 }
 
@@ -148,6 +179,38 @@ mod tests {
         wake.notify(Hint::CHANGED);
         assert_eq!(hints.wait().now_or_never(), Some(Hint::BOTH));
         assert_eq!(hints.wait().now_or_never(), None);
+    }
+
+    #[test]
+    fn a_hint_of_no_interest_wakes_nobody_and_is_kept() {
+        let wake = Wake::new();
+        let mut hints = wake.listen();
+        let woken = std::sync::Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut context = Context::from_waker(&waker);
+        let count = || woken.0.load(std::sync::atomic::Ordering::Relaxed);
+        {
+            let mut ready = std::pin::pin!(hints.wait_for(Hint::READY));
+            assert!(ready.as_mut().poll(&mut context).is_pending());
+            wake.notify(Hint::CHANGED);
+            assert_eq!(count(), 0);
+            assert!(ready.as_mut().poll(&mut context).is_pending());
+            wake.notify(Hint::READY);
+            assert_eq!(count(), 1);
+            assert_eq!(ready.as_mut().poll(&mut context), Poll::Ready(Hint::BOTH));
+        }
+        wake.notify(Hint::CHANGED);
+        assert_eq!(hints.wait_for(Hint::READY).now_or_never(), None);
+        assert_eq!(hints.wait_for(Hint::CHANGED).now_or_never(), Some(Hint::CHANGED));
+    }
+
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicU32);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
     }
 
     #[test]
