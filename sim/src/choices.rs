@@ -79,8 +79,7 @@ pub struct Choices(Arc<Mutex<State>>);
 struct State {
     source: Source,
     order: Order,
-    /// By the hash of stream, site and actor: comparing names took a tenth of a run.
-    arrivals: BTreeMap<u64, u32>,
+    arrivals: Arrivals,
     departures: Vec<Decision>,
     drawn: u64,
     /// Every choice that the source didn't draw itself, with how many values it has; kept where somebody enumerates.
@@ -101,7 +100,9 @@ enum Source {
     Seed(u64),
     /// Everything that isn't listed is the default; or the workload is drawn from a seed, and all else is.
     Recorded {
-        decisions: BTreeMap<Site, u32>,
+        decisions: Vec<Decision>,
+        /// Their values, by [`place`] and arrival.
+        values: BTreeMap<(u64, u32), u32>,
         workload: Option<u64>,
     },
     /// From a seed, but only at these sites, and there often.
@@ -127,15 +128,13 @@ impl Choices {
 
     /// The choices of an earlier run, or some of them.
     pub fn from_decisions(decisions: impl IntoIterator<Item = Decision>) -> Self {
-        let decisions = decisions.into_iter().map(|d| (d.site, d.value)).collect();
-        Self::new(Source::Recorded { decisions, workload: None }, Order::Recorded, false)
+        Self::new(Source::recorded(decisions, None), Order::Recorded, false)
     }
 
     /// The workload of a seed, and everything else the default but for these decisions; [`open`](Self::open) tells
     /// what else could have been chosen.
     pub fn enumerated(workload: u64, decisions: impl IntoIterator<Item = Decision>) -> Self {
-        let decisions = decisions.into_iter().map(|d| (d.site, d.value)).collect();
-        Self::new(Source::Recorded { decisions, workload: Some(workload) }, Order::SetAside, true)
+        Self::new(Source::recorded(decisions, Some(workload)), Order::SetAside, true)
     }
 
     /// Choices from a seed that depart from the default at these sites only.
@@ -147,7 +146,7 @@ impl Choices {
         Self(Arc::new(Mutex::new(State {
             source,
             order,
-            arrivals: BTreeMap::new(),
+            arrivals: Arrivals::new(),
             departures: Vec::new(),
             drawn: 0,
             open: enumerate.then(Vec::new),
@@ -161,21 +160,23 @@ impl Choices {
 
     /// One of `0..n`, all alike; 0 is the default.
     pub fn pick(&self, stream: Stream, site: &'static str, actor: u64, n: u32) -> u32 {
-        self.lock().choose(stream, site, actor, |bits| reduce(bits, n), n)
+        self.lock().choose((stream, site, actor), None, Draw::Any { of: n })
     }
 
     /// 0 but for `odds` in [`ODDS`] cases, where it is one of `1..=n`.
     pub fn depart(&self, stream: Stream, site: &'static str, actor: u64, odds: u32, n: u32) -> u32 {
-        let mut state = self.lock();
-        // Who was left out of the swarm may be among the sites that a run is narrowed to.
-        let odds = match state.source {
-            Source::Narrowed { .. } => odds.max(NARROWED_ODDS_MIN),
-            Source::Seed(_) | Source::Recorded { .. } => odds,
-        };
-        let draw = |bits: u64| {
-            if reduce(bits, ODDS) < odds { 1 + reduce(bits.rotate_left(32), n) } else { 0 }
-        };
-        state.choose(stream, site, actor, draw, n + 1)
+        self.lock().choose((stream, site, actor), None, Draw::Departure { odds, of: n })
+    }
+
+    /// The same for an actor that counts its arrivals by itself: for those that are many and don't live long.
+    pub(crate) fn depart_again(
+        &self,
+        (stream, site, actor): (Stream, &'static str, u64),
+        arrival: u32,
+        odds: u32,
+        n: u32,
+    ) -> u32 {
+        self.lock().choose((stream, site, actor), Some(arrival), Draw::Departure { odds, of: n })
     }
 
     /// Whether to depart from the default.
@@ -196,8 +197,7 @@ impl Choices {
             Source::Seed(_) | Source::Narrowed { .. } => return Vec::new(),
         };
         let met: BTreeSet<&Site> = state.departures.iter().map(|departure| &departure.site).collect();
-        let unmet = decisions.iter().filter(|(site, _)| !met.contains(site));
-        unmet.map(|(site, value)| Decision { site: site.clone(), value: *value }).collect()
+        decisions.iter().filter(|decision| !met.contains(&decision.site)).cloned().collect()
     }
 
     /// The choices of an [enumerated](Self::enumerated) run that came after the last of its decisions.
@@ -216,36 +216,82 @@ impl Choices {
     }
 }
 
+/// A question to the choices.
+#[derive(Debug, Clone, Copy)]
+enum Draw {
+    /// One of so many, all alike.
+    Any { of: u32 },
+    /// 0, but with these odds one of so many others.
+    Departure { odds: u32, of: u32 },
+}
+
+impl Draw {
+    /// How many values it has, the default among them.
+    fn values(self) -> u32 {
+        match self {
+            Draw::Any { of } => of,
+            Draw::Departure { of, .. } => of + 1,
+        }
+    }
+
+    /// The value that these bits stand for. They aren't made where there is nothing to choose.
+    fn value(self, bits: impl FnOnce() -> u64) -> u32 {
+        match self {
+            Draw::Any { of: 1 } | Draw::Departure { odds: 0, .. } => 0,
+            Draw::Any { of } => reduce(bits(), of),
+            Draw::Departure { odds, of } => {
+                let bits = bits();
+                if reduce(bits, ODDS) < odds { 1 + reduce(bits.rotate_left(32), of) } else { 0 }
+            }
+        }
+    }
+
+    /// Who was left out of the swarm may be among the sites that a run is narrowed to.
+    fn narrowed(self) -> Self {
+        match self {
+            Draw::Any { .. } => self,
+            Draw::Departure { odds, of } => Draw::Departure { odds: odds.max(NARROWED_ODDS_MIN), of },
+        }
+    }
+}
+
+impl Source {
+    fn recorded(decisions: impl IntoIterator<Item = Decision>, workload: Option<u64>) -> Self {
+        let decisions: Vec<Decision> = decisions.into_iter().collect();
+        let key = |Site { stream, site, actor, arrival }: &Site| (place(*stream, site, *actor), *arrival);
+        let values = decisions.iter().map(|decision| (key(&decision.site), decision.value)).collect();
+        Source::Recorded { decisions, values, workload }
+    }
+}
+
 impl State {
+    /// `arrival` is counted here unless the actor does it.
     fn choose(
         &mut self,
-        stream: Stream,
-        site: &'static str,
-        actor: u64,
-        draw: impl FnOnce(u64) -> u32,
-        n: u32,
+        (stream, site, actor): (Stream, &'static str, u64),
+        arrival: Option<u32>,
+        draw: Draw,
     ) -> u32 {
         self.drawn += 1;
-        let count = self.arrivals.entry(place(stream, site, actor)).or_default();
-        let arrival = *count;
-        *count += 1;
+        let place = || place(stream, site, actor);
+        let arrival = arrival.unwrap_or_else(|| self.arrivals.next(place()));
         let at = || Site { stream, site: Cow::Borrowed(site), actor, arrival };
         let value = match &self.source {
-            Source::Seed(seed) => draw(bits(*seed, stream, site, actor, arrival)),
+            Source::Seed(seed) => draw.value(|| bits(*seed, stream, site, actor, arrival)),
             Source::Narrowed { seed, sites } if sites.contains(&(stream, Cow::Borrowed(site))) => {
-                draw(bits(*seed, stream, site, actor, arrival))
+                draw.narrowed().value(|| bits(*seed, stream, site, actor, arrival))
             }
             Source::Narrowed { .. } => 0,
             Source::Recorded { workload: Some(seed), .. } if stream == Stream::Workload => {
-                draw(bits(*seed, stream, site, actor, arrival))
+                draw.value(|| bits(*seed, stream, site, actor, arrival))
             }
-            Source::Recorded { decisions, .. } => {
-                let value = decisions.get(&at()).copied().unwrap_or(0).min(n - 1);
+            Source::Recorded { values, .. } => {
+                let value = values.get(&(place(), arrival)).copied().unwrap_or(0).min(draw.values() - 1);
                 if let Some(open) = &mut self.open {
                     if value != 0 {
                         open.clear();
-                    } else if n > 1 {
-                        open.push(Point { site: at(), values: n });
+                    } else if draw.values() > 1 {
+                        open.push(Point { site: at(), values: draw.values() });
                     }
                 }
                 value
@@ -258,9 +304,55 @@ impl State {
     }
 }
 
+/// How often each place was met. Places are hashes already, so they are their own addresses in an open table; nobody walks
+/// through it, so it has no order.
+#[derive(Debug)]
+struct Arrivals {
+    /// A place and how often it was met; 0 is no place.
+    slots: Vec<(u64, u32)>,
+    used: usize,
+}
+
+impl Arrivals {
+    /// At first; a power of two.
+    const SLOTS: usize = 256;
+
+    fn new() -> Self {
+        Self { slots: vec![(0, 0); Self::SLOTS], used: 0 }
+    }
+
+    /// Counts one more at this place; answers with how many there were before.
+    fn next(&mut self, place: u64) -> u32 {
+        if self.used * 2 >= self.slots.len() {
+            let doubled = vec![(0, 0); self.slots.len() * 2];
+            for (place, count) in std::mem::replace(&mut self.slots, doubled) {
+                if place != 0 {
+                    *self.slot(place) = (place, count);
+                }
+            }
+        }
+        let slot = self.slot(place);
+        let before = slot.1;
+        *slot = (place, before + 1);
+        self.used += usize::from(before == 0);
+        before
+    }
+
+    /// The slot of this place, or the one that it would take.
+    fn slot(&mut self, place: u64) -> &mut (u64, u32) {
+        let mask = self.slots.len() - 1;
+        let mut at = place as usize & mask;
+        while self.slots[at].0 != 0 && self.slots[at].0 != place {
+            at = (at + 1) & mask;
+        }
+        &mut self.slots[at]
+    }
+}
+
 /// Stands for where and by whom a choice is made. Among 2⁶⁴ no two of a run's few thousand meet.
+/// 0 is none.
 fn place(stream: Stream, site: &str, actor: u64) -> u64 {
-    mix(mix(xxhash_rust::xxh3::xxh3_64(site.as_bytes()) ^ stream as u64) ^ actor)
+    mix(mix(xxhash_rust::xxh3::xxh3_64(site.as_bytes()) ^ stream as u64) ^ actor).max(1)
 }
 
 fn bits(seed: u64, stream: Stream, site: &str, actor: u64, arrival: u32) -> u64 {

@@ -198,7 +198,7 @@ impl History {
         for row in rows.iter().filter(ends).chain(rows.iter().filter(|row| !ends(row))) {
             let event = match row {
                 StoreRow::Task(row) => {
-                    let after = Arc::new(row.task.clone());
+                    let after = row.task.clone();
                     let before = state.tasks.insert(after.id.clone(), after.clone());
                     Event::Changed { before, after }
                 }
@@ -234,6 +234,16 @@ impl History {
     /// Everything so far.
     pub fn entries(&self) -> Vec<Entry> {
         self.lock().entries.clone()
+    }
+
+    /// Hands over everything so far: it isn't here any more.
+    pub(crate) fn take_entries(&self) -> Vec<Entry> {
+        std::mem::take(&mut self.lock().entries)
+    }
+
+    /// Whether a task that is stored now is like this.
+    pub(crate) fn any_task(&self, is: impl Fn(&Task) -> bool) -> bool {
+        self.lock().tasks.values().any(|task| is(task))
     }
 
     fn lock(&self) -> MutexGuard<'_, Recorded> {

@@ -7,7 +7,8 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -27,6 +28,10 @@ const LOWERED: u32 = 1_000;
 thread_local! {
     /// What the task that is being polled on this thread says that it waits for.
     static WAITS_FOR: Cell<Option<&'static str>> = const { Cell::new(None) };
+    /// How often it has read a clock.
+    static CLOCK_READS: Cell<u32> = const { Cell::new(0) };
+    /// What the clock shows while tasks are being polled: virtual time stands still until nothing is ready.
+    static NOW: Cell<Option<tokio::time::Instant>> = const { Cell::new(None) };
 }
 
 /// A group of tasks that freeze and die together.
@@ -43,13 +48,27 @@ type TaskFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 #[derive(Clone)]
 pub struct Scheduler(Arc<Mutex<State>>);
 
+/// A task and the place where it is kept while it is alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Seat {
+    number: TaskNo,
+    slot: usize,
+}
+
+/// Where a task stands among those that are ready: by rank, then first come first served.
+type Turn = Reverse<(u32, u64, Seat)>;
+
 struct State {
     choices: Choices,
-    tasks: BTreeMap<TaskNo, Task>,
+    /// Those that are alive, by their slots, which are used again.
+    tasks: Vec<Option<Task>>,
+    free: Vec<usize>,
     /// The name of every task that there ever was, by its number.
     names: Vec<Cow<'static, str>>,
-    /// Woken and not polled since, by rank, then first come first served.
-    ready: BTreeSet<(u32, u64, TaskNo)>,
+    /// Woken and not polled since. Some may have been killed.
+    ready: BinaryHeap<Turn>,
+    /// Those of them whose turn came while they were frozen.
+    held: Vec<Turn>,
     arrivals: u64,
     frozen: BTreeSet<NodeId>,
     root: Option<Waker>,
@@ -62,19 +81,27 @@ struct State {
 }
 
 struct Task {
+    number: TaskNo,
     node: NodeId,
+    /// How often it was woken.
+    arrivals: u32,
     /// Where it stands among all, for as long as it lives; the smallest goes first.
     priority: u32,
     /// What it said that it waits for, at its last poll.
     waits_for: Option<&'static str>,
     /// `None` while it is being polled.
-    future: Option<TaskFuture>,
-    waker: Waker,
+    body: Option<Body>,
     is_ready: bool,
 }
 
+/// What is taken out of a task while it is being polled.
+struct Body {
+    future: TaskFuture,
+    waker: Waker,
+}
+
 struct TaskWaker {
-    task: TaskNo,
+    task: Seat,
     scheduler: Scheduler,
 }
 
@@ -135,9 +162,11 @@ impl Scheduler {
         let lowered_odds = order.lowered_odds(&choices);
         Self(Arc::new(Mutex::new(State {
             choices,
-            tasks: BTreeMap::new(),
+            tasks: Vec::new(),
+            free: Vec::new(),
             names: Vec::new(),
-            ready: BTreeSet::new(),
+            ready: BinaryHeap::new(),
+            held: Vec::new(),
             arrivals: 0,
             frozen: BTreeSet::new(),
             root: None,
@@ -155,34 +184,43 @@ impl Scheduler {
         name: impl Into<Cow<'static, str>>,
         future: impl Future<Output = ()> + Send + 'static,
     ) -> TaskNo {
-        let mut state = self.lock();
-        let task = TaskNo(state.names.len() as u64);
-        state.names.push(name.into());
-        let priority = state.order.priority(&state.choices, task.0);
-        let waker = Waker::from(Arc::new(TaskWaker { task, scheduler: self.clone() }));
         let future: TaskFuture = Box::pin(future);
-        state.tasks.insert(
-            task,
-            Task { node, priority, waits_for: None, future: Some(future), waker, is_ready: false },
-        );
+        let mut state = self.lock();
+        let number = TaskNo(state.names.len() as u64);
+        state.names.push(name.into());
+        let priority = state.order.priority(&state.choices, number.0);
+        let slot = state.free.pop().unwrap_or(state.tasks.len());
+        let task = Seat { number, slot };
+        let waker = Waker::from(Arc::new(TaskWaker { task, scheduler: self.clone() }));
+        let body = Some(Body { future, waker });
+        let new = Task { number, node, arrivals: 0, priority, waits_for: None, body, is_ready: false };
+        if slot == state.tasks.len() {
+            state.tasks.push(Some(new));
+        } else {
+            state.tasks[slot] = Some(new);
+        }
         state.make_ready(task);
         let root = state.root.take();
         drop(state);
         if let Some(root) = root {
             root.wake();
         }
-        task
+        number
     }
 
     /// Drops every task of a node where it stands.
     pub fn kill(&self, node: NodeId) {
         let killed: Vec<Task> = {
             let mut state = self.lock();
-            let numbers: Vec<TaskNo> =
-                state.tasks.iter().filter(|(_, task)| task.node == node).map(|(no, _)| *no).collect();
             state.frozen.remove(&node);
-            state.ready.retain(|(_, _, task)| !numbers.contains(task));
-            numbers.iter().filter_map(|number| state.tasks.remove(number)).collect()
+            let alive =
+                state.tasks.iter().enumerate().filter_map(|(slot, task)| Some((slot, task.as_ref()?)));
+            let mut killed: Vec<Seat> = alive
+                .filter(|(_, task)| task.node == node)
+                .map(|(slot, task)| Seat { number: task.number, slot })
+                .collect();
+            killed.sort_unstable();
+            killed.into_iter().filter_map(|id| state.remove(id)).collect()
         };
         // Outside the lock: destructors may wake and spawn.
         drop(killed);
@@ -198,6 +236,8 @@ impl Scheduler {
         let root = {
             let mut state = self.lock();
             state.frozen.remove(&node);
+            let held = std::mem::take(&mut state.held);
+            state.ready.extend(held);
             state.root.take()
         };
         if let Some(root) = root {
@@ -231,20 +271,21 @@ impl Scheduler {
             .expect("a runtime without I/O needs nothing from the system");
         let result = Arc::new(Mutex::new(None));
         let slot = result.clone();
-        self.spawn(NodeId(0), "main", async move {
+        let main = self.spawn(NodeId(0), "main", async move {
             let value = main.await;
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
         });
-        let done = || result.lock().unwrap_or_else(PoisonError::into_inner).take();
         let outcome = runtime.block_on(async {
             let polling = tokio::task::unconstrained(std::future::poll_fn(|context| {
-                self.poll_tasks(context, bounds, &done)
+                self.poll_tasks(context, bounds, main)
             }));
             match tokio::time::timeout(bounds.time, polling).await {
                 Ok(outcome) => outcome,
-                Err(_) => Err(Stuck::Time(self.alive())),
+                Err(_) => Err(Stuck::Time(self.describe())),
             }
         });
+        let value = || result.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let outcome = outcome.map(|()| value().expect("the main task leaves its value"));
         runtime.block_on(async { self.kill_all() });
         assert_eq!(
             runtime.metrics().num_alive_tasks(),
@@ -254,58 +295,75 @@ impl Scheduler {
         outcome
     }
 
-    fn poll_tasks<T>(
-        &self,
-        context: &Context<'_>,
-        bounds: Bounds,
-        done: &impl Fn() -> Option<T>,
-    ) -> Poll<Result<T, Stuck>> {
+    /// Polls what is ready, until `main` has finished.
+    fn poll_tasks(&self, context: &Context<'_>, bounds: Bounds, main: TaskNo) -> Poll<Result<(), Stuck>> {
+        NOW.set(Some(tokio::time::Instant::now()));
+        let polled = self.poll_some(context, bounds, main);
+        NOW.set(None);
+        polled
+    }
+
+    fn poll_some(&self, context: &Context<'_>, bounds: Bounds, main: TaskNo) -> Poll<Result<(), Stuck>> {
         for _ in 0..POLLS_BETWEEN_YIELDS {
-            if let Some(value) = done() {
-                return Poll::Ready(Ok(value));
-            }
-            let Some((number, mut future, waker)) = self.lock().take_next(context) else {
-                return Poll::Pending;
+            let (id, mut body) = {
+                let mut state = self.lock();
+                match state.take_next() {
+                    Some(next) => next,
+                    None => {
+                        state.root = Some(context.waker().clone());
+                        return Poll::Pending;
+                    }
+                }
             };
             WAITS_FOR.set(None);
-            let finished = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
-            self.put_back(number, future, finished);
-            if self.polls() > bounds.polls {
-                return Poll::Ready(Err(Stuck::Polls(self.alive())));
+            CLOCK_READS.set(0);
+            let finished = body.future.as_mut().poll(&mut Context::from_waker(&body.waker)).is_ready();
+            let polls = self.put_back(id, body, finished);
+            if finished && id.number == main {
+                return Poll::Ready(Ok(()));
+            }
+            if polls > bounds.polls {
+                return Poll::Ready(Err(Stuck::Polls(self.describe())));
             }
         }
         context.waker().wake_by_ref();
         Poll::Pending
     }
 
-    fn put_back(&self, number: TaskNo, future: TaskFuture, finished: bool) {
-        let rest = {
-            let mut state = self.lock();
-            match state.tasks.get_mut(&number) {
-                Some(task) if !finished => {
-                    task.future = Some(future);
-                    task.waits_for = WAITS_FOR.get();
-                    None
-                }
-                // It was killed by its own poll, or is through.
-                _ => Some((state.tasks.remove(&number), future)),
+    /// Puts a task back that has been polled; answers with how many polls there were.
+    fn put_back(&self, id: Seat, body: Body, finished: bool) -> u64 {
+        let mut state = self.lock();
+        let polls = state.polls;
+        match seated(&mut state.tasks, id) {
+            Some(task) if !finished => {
+                task.body = Some(body);
+                task.waits_for = WAITS_FOR.get();
             }
-        };
-        drop(rest);
+            // It was killed by its own poll, or is through.
+            _ => {
+                state.remove(id);
+                drop(state);
+                drop(body);
+            }
+        }
+        polls
     }
 
     fn kill_all(&self) {
-        let tasks = std::mem::take(&mut self.lock().tasks);
+        let mut tasks: Vec<Task> = std::mem::take(&mut self.lock().tasks).into_iter().flatten().collect();
+        tasks.sort_unstable_by_key(|task| task.number);
         drop(tasks);
     }
 
-    fn alive(&self) -> String {
+    /// Those that are alive, and what each waits for.
+    fn describe(&self) -> String {
         let state = self.lock();
-        let names: Vec<String> = state
-            .tasks
-            .iter()
-            .map(|(number, task)| {
-                let name = &state.names[usize::try_from(number.0).expect("a task has a name")];
+        let mut alive: Vec<&Task> = state.tasks.iter().flatten().collect();
+        alive.sort_unstable_by_key(|task| task.number);
+        let names: Vec<String> = alive
+            .into_iter()
+            .map(|task| {
+                let name = &state.names[usize::try_from(task.number.0).expect("a task has a name")];
                 let frozen = if state.frozen.contains(&task.node) { " (frozen)" } else { "" };
                 match (task.is_ready, task.waits_for) {
                     (true, _) => format!("{name} is ready{frozen}"),
@@ -323,44 +381,66 @@ impl Scheduler {
 }
 
 impl State {
-    fn make_ready(&mut self, number: TaskNo) {
-        let Some(task) = self.tasks.get_mut(&number) else { return };
+    fn make_ready(&mut self, id: Seat) {
+        let Some(task) = seated(&mut self.tasks, id) else { return };
         if task.is_ready {
             return;
         }
         task.is_ready = true;
-        if self.order.has_priorities()
-            && self.choices.odds(Stream::Schedule, "lowered", number.0, self.lowered_odds)
-        {
+        let arrival = task.arrivals;
+        task.arrivals += 1;
+        let choice = |site, odds, n| {
+            self.choices.depart_again((Stream::Schedule, site, id.number.0), arrival, odds, n)
+        };
+        if self.order.has_priorities() && choice("lowered", self.lowered_odds, 1) == 1 {
             task.priority += LOWERED;
         }
         let mut rank = task.priority;
         if self.order.sets_aside() {
-            rank += self.choices.depart(Stream::Schedule, "set aside", number.0, self.set_aside_odds, 7);
+            rank += choice("set aside", self.set_aside_odds, 7);
         }
         self.arrivals += 1;
-        self.ready.insert((rank, self.arrivals, number));
+        self.ready.push(Reverse((rank, self.arrivals, id)));
     }
 
-    fn take_next(&mut self, context: &Context<'_>) -> Option<(TaskNo, TaskFuture, Waker)> {
-        let next = self
-            .ready
-            .iter()
-            .find(|(_, _, number)| {
-                self.tasks.get(number).is_some_and(|task| !self.frozen.contains(&task.node))
-            })
-            .copied();
-        let Some(entry) = next else {
-            self.root = Some(context.waker().clone());
-            return None;
-        };
-        self.ready.remove(&entry);
-        self.polls += 1;
-        let task = self.tasks.get_mut(&entry.2).expect("only tasks that are alive are ready");
-        task.is_ready = false;
-        let future = task.future.take().expect("a task is polled by nobody else");
-        Some((entry.2, future, task.waker.clone()))
+    /// The task whose turn it is.
+    fn take_next(&mut self) -> Option<(Seat, Body)> {
+        while let Some(turn) = self.ready.pop() {
+            let Reverse((_, _, id)) = turn;
+            // Some have been killed since they were woken.
+            let Some(task) = seated(&mut self.tasks, id) else { continue };
+            if self.frozen.contains(&task.node) {
+                self.held.push(turn);
+                continue;
+            }
+            self.polls += 1;
+            task.is_ready = false;
+            return Some((id, task.body.take().expect("a task is polled by nobody else")));
+        }
+        None
     }
+
+    fn remove(&mut self, id: Seat) -> Option<Task> {
+        seated(&mut self.tasks, id)?;
+        self.free.push(id.slot);
+        self.tasks[id.slot].take()
+    }
+}
+
+/// The task in its seat, if it is alive.
+fn seated(tasks: &mut [Option<Task>], id: Seat) -> Option<&mut Task> {
+    tasks.get_mut(id.slot)?.as_mut().filter(|task| task.number == id.number)
+}
+
+/// Virtual time. Cheaper than to ask tokio each time.
+pub(crate) fn now() -> tokio::time::Instant {
+    NOW.get().unwrap_or_else(tokio::time::Instant::now)
+}
+
+/// Counts a read of a clock by the task that is being polled; says how many there were in this poll.
+pub(crate) fn count_clock_read() -> u32 {
+    CLOCK_READS.set(CLOCK_READS.get() + 1);
+    CLOCK_READS.get()
 }
 
 /// Lets others go first: ready again at once, in an order that is chosen.

@@ -109,7 +109,7 @@ impl Setup {
     pub fn run_within(&self, bounds: Bounds, choices: Choices) -> Report {
         let world = World::new(choices.clone(), self.profile, self.flaws.iter().copied());
         let outcome = world.scheduler().run(bounds, (self.scenario.run)(world.clone()));
-        let entries = world.history().entries();
+        let entries = world.history().take_entries();
         // Where time ran out everybody had more than enough of it.
         let at_rest = !matches!(outcome, Err(Stuck::Polls(_)));
         let mut violations = oracle::judge(&entries, at_rest);

@@ -16,7 +16,7 @@ use steadfast_core::{State, StoreId, Timestamp};
 use crate::choices::{Choices, Stream};
 use crate::db::{Db, Mode};
 use crate::history::{Event, History};
-use crate::scheduler::{NodeId, Scheduler};
+use crate::scheduler::{self, NodeId, Scheduler, count_clock_read};
 use crate::storage::SimStorage;
 use crate::storage::flaws::Flaw;
 use crate::storage::gate::Gate;
@@ -128,8 +128,6 @@ pub struct Server {
     started: OnceLock<tokio::time::Instant>,
     turns: Wake,
     listeners: Mutex<Vec<Wake>>,
-    /// How often clocks were read since the scheduler's poll of that number began.
-    clock_reads: Mutex<(u64, u32)>,
 }
 
 /// More reads of a clock within one poll are a loop that never awaits anything: no bound of the scheduler sees it.
@@ -157,18 +155,8 @@ impl Server {
 
     /// Virtual time since it was asked for first.
     fn elapsed(&self) -> Duration {
-        let now = tokio::time::Instant::now();
+        let now = scheduler::now();
         now.duration_since(*self.started.get_or_init(|| now))
-    }
-
-    fn count_clock_read(&self) {
-        let mut reads = self.clock_reads.lock().unwrap_or_else(PoisonError::into_inner);
-        let poll = self.scheduler.polls();
-        *reads = if reads.0 == poll { (poll, reads.1 + 1) } else { (poll, 0) };
-        assert!(
-            reads.1 < CLOCK_READS_MAX,
-            "livelock within one poll: a task turns in a circle and never waits"
-        );
     }
 
     pub(crate) fn next_seq(&self) -> u64 {
@@ -223,9 +211,10 @@ impl Server {
             }
         }
         self.history.committed(self.now(), rows, deleted);
-        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (number, wake) in listeners.iter().enumerate() {
-            let lost = self.is_faulty()
+        let faulty = self.is_faulty();
+        for (number, wake) in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter().enumerate()
+        {
+            let lost = faulty
                 && self.choices.odds(Stream::Faults, "hint lost", number as u64, self.faults.hint_lost);
             if !lost && hint != Hint::default() {
                 wake.notify(hint);
@@ -274,7 +263,6 @@ impl World {
             started: OnceLock::new(),
             turns: Wake::new(),
             listeners: Mutex::new(Vec::new()),
-            clock_reads: Mutex::new((0, 0)),
         };
         Self { server: Arc::new(server), nodes: Arc::new(AtomicU32::new(DATABASE.0 + 1)) }
     }
@@ -411,7 +399,10 @@ pub struct SimClock {
 
 impl Clock for SimClock {
     fn now(&self) -> Moment {
-        self.server.count_clock_read();
+        assert!(
+            count_clock_read() < CLOCK_READS_MAX,
+            "livelock within one poll: a task turns in a circle and never waits"
+        );
         Moment::from_origin(self.server.elapsed() * self.rate_percent / 100)
     }
 

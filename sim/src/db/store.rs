@@ -132,15 +132,16 @@ impl<R: Row> Store<R> {
 
     /// What a reader sees of these rows, in the order of their keys.
     pub(super) fn visible<'a>(&'a self, rows: &'a Rows<R>, view: View<'_>) -> Vec<&'a Version<R>> {
-        let Some(table) = self.tables.get(usize::from(rows.table.0)) else { return Vec::new() };
-        let seen = |chain: &'a Chain<R>| chain.seen_by(view);
-        let matching = |version: &&'a Version<R>| rows.matches(&version.row);
+        let mut found = Vec::new();
+        let Some(table) = self.tables.get(usize::from(rows.table.0)) else { return found };
+        let mut look = |chain: &'a Chain<R>| {
+            found.extend(chain.seen_by(view).into_iter().flatten().filter(|seen| rows.matches(&seen.row)));
+        };
         match &rows.keys {
-            None => table.values().flat_map(seen).filter(matching).collect(),
-            Some(keys) => {
-                keys.iter().filter_map(|key| table.get(key)).flat_map(seen).filter(matching).collect()
-            }
+            None => table.values().for_each(look),
+            Some(keys) => keys.iter().filter_map(|key| table.get(key)).for_each(&mut look),
         }
+        found
     }
 
     /// The newest committed rows of a table, in the order of their keys.
@@ -430,14 +431,18 @@ impl<R> Chain<R> {
 
     /// What a reader sees: one version, or none. Or two: its snapshot still shows a row that another transaction
     /// has deleted since, and its own transaction has inserted the key anew.
-    fn seen_by(&self, view: View<'_>) -> impl Iterator<Item = &Version<R>> {
+    fn seen_by(&self, view: View<'_>) -> [Option<&Version<R>>; 2] {
+        // Most rows have one version.
+        if let [only] = self.versions.as_slice() {
+            return [None, only.is_seen_by(view).then_some(only)];
+        }
         let newest = self.versions.iter().rev().find(|version| version.is_seen_by(view));
         let own = newest.filter(|version| Some(version.made.xid) == view.xid);
         let older = own.and_then(|own| {
             let before = self.versions.iter().take_while(|version| version.id != own.id);
             before.into_iter().find(|version| version.is_seen_by(view))
         });
-        older.into_iter().chain(newest)
+        [older, newest]
     }
 
     fn position(&self, version: VersionId) -> usize {

@@ -199,7 +199,7 @@ impl Storage for SimStorage {
         let (server, actor, request) = (self.server.clone(), self.actor(), request.clone());
         let plan = async move {
             let transaction = Transaction::begin(server, actor).await?;
-            claim::claim(transaction, &request).await
+            Box::pin(claim::claim(transaction, &request)).await
         };
         self.call("claim", true, plan).await
     }
@@ -209,7 +209,8 @@ impl Storage for SimStorage {
             (self.server.clone(), self.actor(), decisions::alter(&self.server, batches));
         let plan = async move {
             let transaction = Transaction::begin(server, actor).await?;
-            apply::apply(transaction, &batches).await
+            // Boxed where it is made: it is large, and a plan is moved on its way to the scheduler.
+            Box::pin(apply::apply(transaction, &batches)).await
         };
         self.call("apply", true, plan).await
     }

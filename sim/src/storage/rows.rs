@@ -34,8 +34,8 @@ pub mod table {
 /// A row.
 #[derive(Debug, Clone)]
 pub enum StoreRow {
-    /// A task. Shared, because versions, snapshots and answers hold it.
-    Task(Arc<TaskRow>),
+    /// A task.
+    Task(TaskRow),
     /// An edge.
     Edge(EdgeRow),
     /// An attempt.
@@ -55,8 +55,8 @@ pub enum StoreRow {
 /// A task, and its place in the order of arrival.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskRow {
-    /// The task.
-    pub task: Task,
+    /// The task. Shared, because versions, answers and the history hold it.
+    pub task: Arc<Task>,
     /// Rises with every insert.
     pub seq: u64,
 }
@@ -191,7 +191,7 @@ impl Row for StoreRow {
     }
 
     fn uniques(&self) -> impl Iterator<Item = UniqueKey> {
-        let task = if let StoreRow::Task(row) = self { Some(&row.task) } else { None };
+        let task = if let StoreRow::Task(row) = self { Some(&*row.task) } else { None };
         let key = task.and_then(|task| task.key.clone()).map(UniqueKey::Key);
         let slot = task.and_then(held_slot).cloned();
         key.into_iter().chain(slot.map(UniqueKey::Slot))
@@ -246,7 +246,7 @@ pub fn awaited_slot(task: &Task) -> Option<&Slot> {
 impl StoreRow {
     /// A row of the table of tasks.
     pub fn task(task: Task, seq: u64) -> Self {
-        StoreRow::Task(Arc::new(TaskRow { task, seq }))
+        StoreRow::Task(TaskRow { task: Arc::new(task), seq })
     }
 
     /// The task in a row that a statement on the table of tasks answered.
@@ -293,9 +293,9 @@ impl StoreRow {
     pub fn with(&self, change: impl FnOnce(&mut Task)) -> Self {
         match self {
             StoreRow::Task(row) => {
-                let mut row = TaskRow::clone(row);
-                change(&mut row.task);
-                StoreRow::Task(Arc::new(row))
+                let mut task = Task::clone(&row.task);
+                change(&mut task);
+                StoreRow::Task(TaskRow { task: Arc::new(task), seq: row.seq })
             }
             other => unreachable!("a row of the table of tasks, not {other:?}"),
         }
