@@ -21,8 +21,8 @@ use super::rows::{RowKey, StoreRow};
 const LOCK_TIMEOUT: Duration = Duration::from_millis(40);
 /// In how many of ten thousand cases a commit is a rollback, for [`Flaw::CommitTagIgnored`].
 const FAILED_COMMITS: u32 = 300;
-/// How often a writer asks again for SQLite's write lock, a millisecond apart.
-const BUSY_ROUNDS_MAX: u32 = 2_000;
+/// How long a writer waits for SQLite's write lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An open transaction. Dropping it rolls it back.
 pub(super) struct Transaction {
@@ -41,16 +41,22 @@ impl Transaction {
             Mode::Postgres => Begin::ReadCommitted,
             Mode::Sqlite => Begin::Immediate,
         };
-        for _ in 0..BUSY_ROUNDS_MAX {
+        let mut turns = transaction.server.turns();
+        let mut timeout = None;
+        loop {
             transaction.point("begin").await;
             let begun = transaction.server.db().begin(session, begin);
             match begun {
                 Ok(()) => return Ok(transaction),
-                Err(ErrorClass::Busy) => tokio::time::sleep(Duration::from_millis(1)).await,
+                Err(ErrorClass::Busy) => {}
                 Err(error) => return Err(classed(error)),
             }
+            // The real one asks again and again; here it is woken whenever somebody may have let go.
+            let timeout = timeout.get_or_insert_with(|| Box::pin(tokio::time::sleep(BUSY_TIMEOUT)));
+            if let Either::Right(_) = select(std::pin::pin!(turns.wait()), timeout).await {
+                return Err(Error::new(ErrorKind::Contended, "another process kept the file locked"));
+            }
         }
-        Err(Error::new(ErrorKind::Contended, "another process kept the file locked"))
     }
 
     /// Runs a statement to its answer.
