@@ -10,11 +10,12 @@ use crate::choices::{Choices, Stream};
 use crate::storage::SimStorage;
 use crate::world::{Node, SimClock, World};
 
+use super::Tempo;
 use super::client::LIMITED;
 use super::handler::Worker;
 use super::rival::Tip;
 
-/// The lease in the simulation.
+/// The lease in the simulation, at the plain tempo.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
 /// How often lapsed leases are swept.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -25,6 +26,7 @@ pub(super) struct Place {
     pub(super) world: World,
     pub(super) number: u64,
     pub(super) tip: Tip,
+    pub(super) tempo: Tempo,
 }
 
 /// A worker process.
@@ -41,18 +43,19 @@ impl Place {
         let name = format!("w{}.{incarnation}", self.number);
         let rate = [100, 95, 106, 120][self.pick("clock rate", 4) as usize];
         let node = self.world.start(&name, rate);
+        let tempo = self.tempo;
         let (engine, commits) = Engine::new(node.storage(), node.clock());
         node.spawn("committer", commits);
-        node.spawn("sweeper", sweeper::run(engine.clone(), SWEEP));
+        node.spawn("sweeper", sweeper::run(engine.clone(), tempo.of(SWEEP)));
         let handlers = Handlers::new().with(
             Kind::trusted("work"),
-            Worker { node: node.clone(), engine: engine.clone(), tip: self.tip.clone() },
+            Worker { node: node.clone(), engine: engine.clone(), tip: self.tip.clone(), tempo },
         );
         let mut config = WorkerConfig::new(WorkerId::trusted(name));
         config.queues = vec![Queue::default_queue(), Queue::trusted(LIMITED)];
         config.concurrency = 1 + self.pick("concurrency", 4) as usize;
-        config.lease = LEASE;
-        config.grace = Duration::from_secs(3);
+        config.lease = tempo.of(LEASE);
+        config.grace = tempo.of(Duration::from_secs(3));
         let (supervisor, drain) =
             Supervisor::new(engine.clone(), handlers, config).expect("the configuration makes sense");
         node.spawn("supervisor", supervisor.run());
@@ -108,6 +111,6 @@ impl Place {
 
     async fn wait(&self, site: &'static str, millis: &[u64]) {
         let which = self.pick(site, u32::try_from(millis.len()).expect("few"));
-        tokio::time::sleep(Duration::from_millis(millis[which as usize])).await;
+        tokio::time::sleep(self.tempo.of(Duration::from_millis(millis[which as usize]))).await;
     }
 }

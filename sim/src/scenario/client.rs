@@ -83,7 +83,7 @@ impl Client {
     }
 
     /// `replacing`: whether children may take a slot from its holder.
-    fn plan(&self, number: u64, replacing: bool) -> NewTask {
+    pub(super) fn plan(&self, number: u64, replacing: bool) -> NewTask {
         let choices = self.choices();
         let pick = |site, n| choices.pick(Stream::Workload, site, number, n);
         let odds = |site, odds| choices.odds(Stream::Workload, site, number, odds);

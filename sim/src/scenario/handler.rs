@@ -15,6 +15,7 @@ use crate::scheduler::yield_now;
 use crate::storage::SimStorage;
 use crate::world::{Node, SimClock};
 
+use super::Tempo;
 use super::rival::Tip;
 
 /// How long an attempt may take in the simulation.
@@ -26,17 +27,18 @@ pub(super) struct Worker {
     pub(super) node: Node,
     pub(super) engine: Engine<SimStorage, SimClock>,
     pub(super) tip: Tip,
+    pub(super) tempo: Tempo,
 }
 
 impl Handler for Worker {
     fn call(&self, context: Context) -> Running {
-        let Self { node, engine, tip } = self.clone();
+        let Self { node, engine, tip, tempo } = self.clone();
         Box::pin(async move {
             let (task, fence) = (context.task_id().clone(), context.fence());
             let payload_id = String::from_utf8_lossy(context.payload()).into_owned();
             node.record(Event::Entered { node: node.name().into(), task: task.clone(), payload_id, fence });
             report(&node, &engine, &context).await;
-            let verdict = work(&node, &context).await;
+            let verdict = work(&node, &context, tempo).await;
             let well = matches!(verdict, Verdict::Done(_));
             node.record(Event::Said { task, fence, well });
             if let Some(slot) = context.lease().slot.clone().filter(|_| node.is_alive()) {
@@ -86,16 +88,17 @@ async fn report(node: &Node, engine: &Engine<SimStorage, SimClock>, context: &Co
 }
 
 /// The task is the actor: what it does doesn't depend on who else is there.
-fn actor(context: &Context) -> u64 {
+pub(super) fn actor(context: &Context) -> u64 {
     xxhash_rust::xxh3::xxh3_64(context.task_id().as_str().as_bytes())
 }
 
-async fn work(node: &Node, context: &Context) -> Verdict {
+async fn work(node: &Node, context: &Context, tempo: Tempo) -> Verdict {
     let choices: &Choices = node.world().choices();
     let actor = actor(context);
     let done = || Verdict::done(format!("fence {}", context.fence()).into_bytes());
     let delay = |site, seconds: u32| {
-        Duration::from_millis(u64::from(choices.pick(Stream::Workload, site, actor, seconds * 10)) * 100)
+        let tenths = choices.pick(Stream::Workload, site, actor, seconds * 10);
+        tempo.of(Duration::from_millis(u64::from(tenths) * 100))
     };
     match choices.pick(Stream::Workload, "handler", actor, 12) {
         0..=2 => done(),
@@ -116,7 +119,7 @@ async fn work(node: &Node, context: &Context) -> Verdict {
         10 => Verdict::Snooze { after: delay("snooze", 10) },
         _ => {
             // Deaf: it ends at its timeout or when it is dropped.
-            tokio::time::sleep(TIMEOUT * 2).await;
+            tokio::time::sleep(tempo.of(TIMEOUT * 2)).await;
             done()
         }
     }

@@ -5,7 +5,9 @@ mod chaos;
 mod client;
 mod handler;
 mod rival;
+pub mod burst;
 pub mod incidents;
+pub mod leases;
 pub mod workers;
 
 use std::collections::BTreeSet;
@@ -46,12 +48,29 @@ impl Goals {
 /// All scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     workers::SCENARIO,
+    burst::SCENARIO,
+    leases::SCENARIO,
     incidents::dropped_handle::SCENARIO,
     incidents::await_under_lock::SCENARIO,
     incidents::no_dispatcher::SCENARIO,
     incidents::stale_status::SCENARIO,
     incidents::foreign_run_id::SCENARIO,
 ];
+
+/// How fast a story goes: the same waits, so many times shorter.
+#[derive(Debug, Clone, Copy)]
+struct Tempo(u32);
+
+impl Tempo {
+    /// As written.
+    const PLAIN: Tempo = Tempo(1);
+    /// A few seconds for what takes minutes.
+    const BRISK: Tempo = Tempo(5);
+
+    fn of(self, wait: Duration) -> Duration {
+        wait / self.0
+    }
+}
 
 /// How long ended tasks are kept at least: longer than any client sends a submit again.
 pub const RETENTION: Duration = Duration::from_secs(60);

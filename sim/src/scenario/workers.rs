@@ -16,10 +16,10 @@ use crate::world::World;
 use super::chaos::{Incarnation, Place};
 use super::client::{Client, LIMITED};
 use super::rival::Rival;
-use super::{Goals, Scenario};
+use super::{Goals, Scenario, Tempo};
 
 /// How many workers there are.
-const WORKERS: u64 = 3;
+pub(super) const WORKERS: u64 = 3;
 /// How long faults last.
 const STORM: Duration = Duration::from_secs(90);
 /// How often the run looks whether all has ended.
@@ -44,7 +44,7 @@ async fn run(world: World) {
     let until = tokio::time::Instant::now() + STORM;
     let client = Client { node, engine };
     let (rival, tip) = Rival::new(client.clone());
-    let place = |number| Place { world: world.clone(), number, tip: tip.clone() };
+    let place = |number| Place { world: world.clone(), number, tip: tip.clone(), tempo: Tempo::PLAIN };
     let haunted = (0..WORKERS).map(|number| place(number).haunt(until));
     let (workers, (), ()) = join3(join_all(haunted), client.clone().run(), rival.run(until)).await;
     world.heal();
@@ -65,12 +65,12 @@ async fn run(world: World) {
     }
 }
 
-fn all_ended(world: &World) -> bool {
-    world.history().tasks().values().all(|task| task.state.is_terminal())
+pub(super) fn all_ended(world: &World) -> bool {
+    !world.history().any_task(|task| !task.state.is_terminal())
 }
 
 /// A drained worker leaves no attempt behind (P21, P22).
-async fn leave_nothing(worker: &Incarnation) {
+pub(super) async fn leave_nothing(worker: &Incarnation) {
     while !worker.engine.registry().is_empty() {
         tokio::time::sleep(LOOK).await;
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use steadfast_sim::oracle::goals;
-use steadfast_sim::scenario::workers;
+use steadfast_sim::scenario::{burst, leases, workers};
 use steadfast_sim::storage::flaws::Flaw;
 use steadfast_sim::sweep::Setup;
 use steadfast_sim::world::Profile;
@@ -58,6 +58,24 @@ fn sweep(profile: Profile) {
     );
     let missed: Vec<_> = goals::GOALS.iter().filter(|goal| !reached.contains(*goal)).collect();
     assert!(seeds < SEEDS || missed.is_empty(), "{seeds} seeds never showed that {missed:?}");
+}
+
+/// The shorter stories, with fewer seeds: what each must reach is in its list of goals.
+#[test]
+fn a_burst_and_long_leases_keep_every_property() {
+    for (scenario, seeds) in [(burst::SCENARIO, 500), (leases::SCENARIO, 50)] {
+        for profile in Profile::ALL {
+            let setup = Setup { scenario, profile, flaws: Vec::new() };
+            let mut reached = BTreeSet::new();
+            for seed in 0..seeds {
+                let report = setup.run(seed);
+                assert!(report.violations.is_empty(), "{report}");
+                reached.extend((scenario.goals.reached)(&report.entries));
+            }
+            let missed: Vec<_> = scenario.goals.all.iter().filter(|goal| !reached.contains(*goal)).collect();
+            assert!(missed.is_empty(), "{} on {}: {missed:?}", scenario.name, profile.as_str());
+        }
+    }
 }
 
 /// Each specimen is the storage that ships with one guard missing. Row locks are PostgreSQL's business: SQLite's only

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use steadfast_sim::determinism;
-use steadfast_sim::scenario::workers;
+use steadfast_sim::scenario::{Scenario, burst, leases, workers};
 use steadfast_sim::sweep::Setup;
 use steadfast_sim::world::Profile;
 
@@ -13,62 +14,95 @@ use super::super::Out;
 use super::Bench;
 use crate::failure::Failure;
 
-/// What was measured, over the profiles together and each alone.
+/// Three workers and twenty tasks; the lease-dominated one; and the one with the longest story.
+const SCENARIOS: [Scenario; 3] = [burst::SCENARIO, leases::SCENARIO, workers::SCENARIO];
+/// Runs before the clock is started.
+const WARM_UP: u64 = 5;
+
+/// What was measured. All times are CPU time of the one thread that runs: on a core of its own that is real time, and
+/// on a machine that others use it doesn't count them.
 #[derive(Debug, Serialize)]
 struct Figures {
-    /// Runs of three workers × twenty tasks with every fault in a second.
+    /// Runs of three workers × twenty tasks with every fault in a second (`burst`).
     seeds_per_s: f64,
-    /// Polls in a second.
+    /// Polls in a second, in the same runs.
     steps_per_s: f64,
-    /// How much faster than real time virtual time passes.
+    /// How much faster than real time virtual time passes where leases and backoff dominate (`leases`).
     virtual_over_wall: f64,
-    /// What hashing every event adds to a run, as a share of it.
+    /// What hashing every event adds to a run, as a share of it (`burst`).
     hash_overhead: f64,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    profiles: Vec<OfProfile>,
+    /// How much of a core the thread had.
+    core_share: f64,
+    runs: Vec<OfRuns>,
 }
 
+/// What was measured of one scenario on one profile.
 #[derive(Debug, Serialize)]
-struct OfProfile {
+struct OfRuns {
+    scenario: &'static str,
     profile: &'static str,
-    #[serde(flatten)]
-    figures: Figures,
+    seeds_per_s: f64,
+    steps_per_s: f64,
+    virtual_over_wall: f64,
+    hash_overhead: f64,
+    steps_per_seed: f64,
+    events_per_seed: f64,
+    virtual_s_per_seed: f64,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Sums {
     seeds: u64,
     steps: u64,
+    events: u64,
     virtual_time: Duration,
+    cpu: Duration,
     wall: Duration,
     hashing: Duration,
 }
 
 pub(super) fn bench(args: &Bench, out: Out) -> Result<ExitCode, Failure> {
     let mut all = Sums::default();
-    let mut profiles = Vec::new();
-    for profile in Profile::ALL {
-        let sums = measure(profile, args.time);
-        all.add(sums);
-        profiles.push(OfProfile { profile: profile.as_str(), figures: sums.figures(Vec::new()) });
+    let mut by_scenario = [Sums::default(); SCENARIOS.len()];
+    let mut runs = Vec::new();
+    for (scenario, sums) in SCENARIOS.iter().zip(&mut by_scenario) {
+        for profile in Profile::ALL {
+            let measured = measure(*scenario, profile, args.time);
+            sums.add(measured);
+            runs.push(measured.of_runs(scenario.name, profile));
+        }
+        all.add(*sums);
     }
-    let figures = all.figures(profiles);
+    let [burst, leases, _] = by_scenario;
+    let figures = Figures {
+        seeds_per_s: burst.seeds_per_s(),
+        steps_per_s: burst.steps_per_s(),
+        virtual_over_wall: leases.virtual_over_wall(),
+        hash_overhead: burst.hash_overhead(),
+        core_share: all.cpu.as_secs_f64() / all.wall.as_secs_f64(),
+        runs,
+    };
     out.write(&figures, |out| {
-        let scenario = workers::SCENARIO.name;
+        let Figures { seeds_per_s, steps_per_s, virtual_over_wall, hash_overhead, core_share, runs } = &figures;
+        let debug = if cfg!(debug_assertions) { ", NOT in release" } else { "" };
         writeln!(
             out,
-            "scenario {scenario}, every fault, one core{}",
-            if cfg!(debug_assertions) { ", NOT in release" } else { "" }
+            "{seeds_per_s:.0} seeds/s, {steps_per_s:.0} steps/s, {virtual_over_wall:.0} × real time, hashing adds {:.1} %",
+            hash_overhead * 100.0
         )?;
-        let all = [("all", &figures)].into_iter();
-        for (name, f) in all.chain(figures.profiles.iter().map(|one| (one.profile, &one.figures))) {
+        writeln!(out, "every fault, by the CPU time of one thread, which had {core_share:.2} of a core{debug}")?;
+        for of in runs {
             writeln!(
                 out,
-                "{name:<9} {:>7.0} seeds/s {:>10.0} steps/s {:>9.0} × real time, hashing adds {:.1} %",
-                f.seeds_per_s,
-                f.steps_per_s,
-                f.virtual_over_wall,
-                f.hash_overhead * 100.0
+                "{:<8} {:<9} {:>6.0} seeds/s {:>9.0} steps/s {:>8.0} × real time; a seed has {:>5.0} steps, {:>4.0} events, {:>4.0} s",
+                of.scenario,
+                of.profile,
+                of.seeds_per_s,
+                of.steps_per_s,
+                of.virtual_over_wall,
+                of.steps_per_seed,
+                of.events_per_seed,
+                of.virtual_s_per_seed
             )?;
         }
         Ok(())
@@ -76,43 +110,78 @@ pub(super) fn bench(args: &Bench, out: Out) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure(profile: Profile, time: Duration) -> Sums {
-    let setup = Setup { scenario: workers::SCENARIO, profile, flaws: Vec::new() };
+fn measure(scenario: Scenario, profile: Profile, time: Duration) -> Sums {
+    let setup = Setup { scenario, profile, flaws: Vec::new() };
+    for seed in 0..WARM_UP {
+        std::hint::black_box(setup.run(seed));
+    }
     let mut sums = Sums::default();
     let started = Instant::now();
     while started.elapsed() < time || sums.seeds == 0 {
-        let begun = Instant::now();
+        let begun = cpu_time();
         let report = setup.run(sums.seeds);
-        sums.wall += begun.elapsed();
-        let begun = Instant::now();
+        let ran = cpu_time();
         // Once more, as the run has done it.
         std::hint::black_box(determinism::hash(&report.entries));
-        sums.hashing += begun.elapsed();
-        sums.seeds += 1;
+        sums.hashing += cpu_time() - ran;
         sums.steps += report.steps;
+        sums.events += report.entries.len() as u64;
         sums.virtual_time += report.virtual_time;
+        // What a run leaves behind must be cleared away as well.
+        let dropped = cpu_time();
+        drop(report);
+        sums.cpu += (ran - begun) + (cpu_time() - dropped);
+        sums.seeds += 1;
     }
+    sums.wall = started.elapsed();
     sums
+}
+
+/// What this thread has had of a core.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().expect("CPU time isn't negative")
 }
 
 impl Sums {
     fn add(&mut self, other: Sums) {
-        self.seeds += other.seeds;
-        self.steps += other.steps;
-        self.virtual_time += other.virtual_time;
-        self.wall += other.wall;
-        self.hashing += other.hashing;
+        let Sums { seeds, steps, events, virtual_time, cpu, wall, hashing } = other;
+        self.seeds += seeds;
+        self.steps += steps;
+        self.events += events;
+        self.virtual_time += virtual_time;
+        self.cpu += cpu;
+        self.wall += wall;
+        self.hashing += hashing;
     }
 
-    fn figures(self, profiles: Vec<OfProfile>) -> Figures {
-        let wall = self.wall.as_secs_f64();
-        let hashing = self.hashing.as_secs_f64();
-        Figures {
-            seeds_per_s: self.seeds as f64 / wall,
-            steps_per_s: self.steps as f64 / wall,
-            virtual_over_wall: self.virtual_time.as_secs_f64() / wall,
-            hash_overhead: hashing / (wall - hashing),
-            profiles,
+    fn seeds_per_s(&self) -> f64 {
+        self.seeds as f64 / self.cpu.as_secs_f64()
+    }
+
+    fn steps_per_s(&self) -> f64 {
+        self.steps as f64 / self.cpu.as_secs_f64()
+    }
+
+    fn virtual_over_wall(&self) -> f64 {
+        self.virtual_time.as_secs_f64() / self.cpu.as_secs_f64()
+    }
+
+    fn hash_overhead(&self) -> f64 {
+        self.hashing.as_secs_f64() / (self.cpu - self.hashing).as_secs_f64()
+    }
+
+    fn of_runs(&self, scenario: &'static str, profile: Profile) -> OfRuns {
+        let seeds = self.seeds as f64;
+        OfRuns {
+            scenario,
+            profile: profile.as_str(),
+            seeds_per_s: self.seeds_per_s(),
+            steps_per_s: self.steps_per_s(),
+            virtual_over_wall: self.virtual_over_wall(),
+            hash_overhead: self.hash_overhead(),
+            steps_per_seed: self.steps as f64 / seeds,
+            events_per_seed: self.events as f64 / seeds,
+            virtual_s_per_seed: self.virtual_time.as_secs_f64() / seeds,
         }
     }
 }

@@ -159,8 +159,8 @@ pub struct Table {
 /// `sim bench`.
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// For how long each profile is run
-    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = duration)]
+    /// For how long each scenario is run on each profile
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     pub time: Duration,
 }
 
