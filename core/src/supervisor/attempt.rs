@@ -81,7 +81,7 @@ pub(super) async fn run<S: Storage, C: Clock>(
     if let Some(transition) = decide::conclude(lease, said.map(storable), stop.as_ref(), entered) {
         record(engine, attempt, transition).await;
     } else {
-        tracing::warn!(task = %lease.task, fence = lease.fence, "attempt abandoned: its lease was lost");
+        tracing::warn!(task = %lease.task, fence = lease.fence, "attempt abandoned: it was lost, or its lease was");
     }
 }
 
@@ -187,7 +187,7 @@ fn storable(verdict: Verdict) -> Verdict {
         Verdict::Retry { cause, error, after } => Verdict::Retry { cause, error: text(error), after },
         Verdict::Fail { cause, error } => Verdict::Fail { cause, error: text(error) },
         Verdict::Cancel { reason } => Verdict::Cancel { reason: text(reason) },
-        Verdict::Done(_) | Verdict::Snooze { .. } => verdict,
+        Verdict::Done(_) | Verdict::Snooze { .. } | Verdict::Lost => verdict,
     }
 }
 
