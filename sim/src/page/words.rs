@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::embedded;
 use crate::choices::{Decision, Site, Stream};
+use crate::embed::TEST;
 use crate::history::Event;
 use crate::sweep::Report;
 
@@ -67,6 +69,7 @@ impl<'a> Cast<'a> {
             Stream::Faults => format!("faults    {}", self.fault(site, *actor, *value, &time)),
             Stream::Workload => match self.handlers.get(actor) {
                 Some(task) => format!("workload  {task}'s handler, {time}: {}", handler(site, *value)),
+                None if *actor == TEST => format!("workload  the test picks {value} for {site:?}, {time}"),
                 None => format!("workload  t{actor:02}: {}, {time}", workload(site, *value)),
             },
         }
@@ -77,6 +80,9 @@ impl<'a> Cast<'a> {
     }
 
     fn fault(&self, site: &str, actor: u64, value: u32, time: &str) -> String {
+        if let Some(words) = embedded::fault(site, actor, value, time, self.handlers.get(&actor).copied()) {
+            return words;
+        }
         let of = |table: &[&'static str]| {
             let index = usize::try_from(value).expect("small");
             table.get(index).map_or_else(|| format!("value {value}"), |word| (*word).to_owned())
