@@ -110,7 +110,7 @@ impl fmt::Display for Page {
         let Self { report, violation, .. } = self;
         writeln!(f, "{} is broken: {}", violation.property, violation.meaning)?;
         writeln!(f, "  {}", violation.what)?;
-        for other in report.violations.iter().filter(|other| other.property != violation.property) {
+        for other in report.violations.iter().filter(|other| *other != violation) {
             writeln!(f, "  also {}: {}", other.property, other.what)?;
         }
         writeln!(f)?;

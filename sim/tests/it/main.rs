@@ -1,5 +1,6 @@
 //! The simulator's tests that are written with it as its users would.
 
 mod embedded;
+mod kept;
 mod scripts;
 mod wrapped;
