@@ -23,4 +23,4 @@ pub mod world;
 
 pub mod embed;
 
-pub use embed::{Check, Failed, Task, TestWorld, check, note, script};
+pub use embed::{Check, Failed, Task, TestWorld, check, note, script, sleep};

@@ -4,13 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use orders::{Bank, Declined, charge_naively, charge_once, handlers};
+use orders::{Bank, Declined, charge_naively, handlers};
 use steadfast::{Kind, NewTask, State, task_id};
-use steadfast_sim::{Check, Failed, Task, TestWorld, check, note, script};
+use steadfast_sim::{Check, Failed, Task, TestWorld, check, note, script, sleep};
 
 /// The fake: it counts, and notes on the failure page what was done to it.
 #[derive(Clone, Default)]
-struct FakeBank(Arc<Mutex<Books>>);
+struct FakeBank {
+    books: Arc<Mutex<Books>>,
+    /// How long it takes before it charges.
+    takes: Duration,
+}
 
 #[derive(Default)]
 struct Books {
@@ -20,19 +24,21 @@ struct Books {
 
 impl FakeBank {
     fn charges(&self) -> u32 {
-        self.0.lock().unwrap().charges
+        self.books.lock().unwrap().charges
     }
 }
 
 impl Bank for FakeBank {
     async fn charge(&self, cents: u32) -> Result<(), Declined> {
+        sleep(self.takes).await;
         note(format!("the bank charges {cents}"));
-        self.0.lock().unwrap().charges += 1;
+        self.books.lock().unwrap().charges += 1;
         Ok(())
     }
 
     async fn charge_once(&self, key: &str, cents: u32) -> Result<(), Declined> {
-        let mut books = self.0.lock().unwrap();
+        sleep(self.takes).await;
+        let mut books = self.books.lock().unwrap();
         if books.keys.insert(key.into()) {
             note(format!("the bank charges {cents} for {key}"));
             books.charges += 1;
@@ -89,6 +95,10 @@ fn the_simulator_finds_the_naive_handler() {
     for line in story {
         rest = rest.split_once(line).unwrap_or_else(|| panic!("{line:?} doesn't follow:\n{page}")).1;
     }
+    let guide = include_str!("../../../docs/embedding-the-simulator.md");
+    for line in story {
+        assert!(guide.contains(line), "the guide shows another page than this:\n{page}");
+    }
     let command = rest.trim_end().lines().last().expect("the page ends with a command");
     assert!(command.trim().starts_with("STEADFAST_SEED=0x"), "{command}");
     assert!(command.ends_with("cargo test -p orders an_order_is_charged_once"), "{command}");
@@ -98,19 +108,9 @@ fn the_simulator_finds_the_naive_handler() {
 #[test]
 fn a_frozen_worker_cannot_charge_again() {
     script("a_frozen_worker_cannot_charge_again", |world| async move {
-        let bank = FakeBank::default();
+        let bank = FakeBank { takes: Duration::from_secs(1), ..FakeBank::default() };
         let workers = world.workers(2);
-        workers.handle("charge", {
-            let charge = charge_once(bank.clone());
-            move |task| {
-                let charging = steadfast::Handler::call(&charge, task);
-                async move {
-                    // A bank that takes its time, so that the script can come in between.
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    charging.await
-                }
-            }
-        });
+        workers.handlers(handlers(bank.clone()));
         let (first, second) = (workers.worker(0), workers.worker(1));
         second.freeze();
         let order = world.client().submit(Task::new("charge").payload(&42_u32)).await?;

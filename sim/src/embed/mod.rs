@@ -56,6 +56,15 @@ pub(crate) use stage::TEST;
 pub use stage::TestWorld;
 pub use workers::{Process, Worker, Workers};
 
+/// Waits for so long, in virtual time: for fakes that take their time. The same as `tokio::time::sleep`, for crates that
+/// don't depend on tokio.
+///
+/// # Panics
+/// Outside of a run, and of any tokio runtime.
+pub async fn sleep(time: std::time::Duration) {
+    tokio::time::sleep(time).await;
+}
+
 /// Runs a test in many worlds: on both stores, with all faults, from 100 seeds each, and before these in whatever has
 /// failed before. `name` is the name of the test function, which the failure page names.
 ///

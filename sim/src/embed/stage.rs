@@ -48,11 +48,6 @@ impl TestWorld {
         Client(self.0.clone())
     }
 
-    /// Waits for so long, in virtual time.
-    pub async fn sleep(&self, time: Duration) {
-        tokio::time::sleep(time).await;
-    }
-
     /// The store's clock.
     pub fn now(&self) -> Timestamp {
         self.0.world.now()

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use steadfast_core::{Context, State, TaskId, Verdict};
-use steadfast_sim::embed::{Failure, Regressions, Settings, TestWorld};
+use steadfast_sim::embed::{Failure, Settings, TestWorld};
 use steadfast_sim::world::Profile;
 use steadfast_sim::{Check, Failed, Task, note};
 

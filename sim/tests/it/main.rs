@@ -3,4 +3,3 @@
 mod embedded;
 mod kept;
 mod scripts;
-mod wrapped;
