@@ -24,7 +24,7 @@ struct Books {
 
 impl FakeBank {
     fn charges(&self) -> u32 {
-        self.books.lock().unwrap().charges
+        self.books.lock().expect("not poisoned").charges
     }
 }
 
@@ -32,13 +32,13 @@ impl Bank for FakeBank {
     async fn charge(&self, cents: u32) -> Result<(), Declined> {
         sleep(self.takes).await;
         note(format!("the bank charges {cents}"));
-        self.books.lock().unwrap().charges += 1;
+        self.books.lock().expect("not poisoned").charges += 1;
         Ok(())
     }
 
     async fn charge_once(&self, key: &str, cents: u32) -> Result<(), Declined> {
         sleep(self.takes).await;
-        let mut books = self.books.lock().unwrap();
+        let mut books = self.books.lock().expect("not poisoned");
         if books.keys.insert(key.into()) {
             note(format!("the bank charges {cents} for {key}"));
             books.charges += 1;

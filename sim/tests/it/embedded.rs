@@ -20,16 +20,16 @@ struct Bank(Arc<Mutex<BTreeMap<TaskId, u32>>>);
 impl Bank {
     fn charge(&self, task: &TaskId) {
         note(format!("bank charges for {task}"));
-        *self.0.lock().unwrap().entry(task.clone()).or_default() += 1;
+        *self.0.lock().expect("not poisoned").entry(task.clone()).or_default() += 1;
     }
 
     fn charge_once(&self, task: &TaskId) {
         note(format!("bank charges once for {task}"));
-        self.0.lock().unwrap().insert(task.clone(), 1);
+        self.0.lock().expect("not poisoned").insert(task.clone(), 1);
     }
 
     fn charges(&self, task: &TaskId) -> u32 {
-        self.0.lock().unwrap().get(task).copied().unwrap_or_default()
+        self.0.lock().expect("not poisoned").get(task).copied().unwrap_or_default()
     }
 }
 

@@ -54,8 +54,8 @@ struct File(tempfile::TempDir);
 impl File {
     /// With the run in it that the first edition failed in.
     fn kept() -> Self {
-        let file = Self(tempfile::tempdir().unwrap());
-        let page = file.check().run(test(FIRST)).unwrap_err().to_string();
+        let file = Self(tempfile::tempdir().expect("a folder"));
+        let page = file.check().run(test(FIRST)).expect_err("it is naive").to_string();
         assert!(page.contains("Kept in ") && page.contains("STEADFAST_SEED=0x"), "{page}");
         assert_eq!(file.text().lines().count(), 1);
         file
@@ -66,7 +66,7 @@ impl File {
     }
 
     fn text(&self) -> String {
-        std::fs::read_to_string(self.path()).unwrap()
+        std::fs::read_to_string(self.path()).expect("something was kept")
     }
 
     fn check(&self) -> Check {
@@ -75,11 +75,12 @@ impl File {
 
     /// Whether the kept run is what fails.
     fn fails_again(&self, edition: Edition) {
-        let failure = self.check().run(test(edition)).unwrap_err();
+        let failure = self.check().run(test(edition)).expect_err("it is naive");
         let page = failure.to_string();
         assert!(page.contains("charged twice") && page.contains("It is kept in "), "{page}");
-        assert_eq!(page.trim_end().lines().last().unwrap().trim(), "cargo test -p steadfast-sim orders");
-        let report = failure.page().unwrap().report();
+        let last = page.trim_end().lines().last().expect("a page has lines");
+        assert_eq!(last.trim(), "cargo test -p steadfast-sim orders");
+        let report = failure.page().expect("a run broke it").report();
         assert_eq!(report.unapplied, [], "{page}");
     }
 }
