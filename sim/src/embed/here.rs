@@ -39,6 +39,14 @@ pub fn note(text: impl Into<String>) {
     });
 }
 
+/// Who makes the choices of what is done here: the task, so that they don't depend on who else is there, or the test.
+pub(super) fn actor() -> u64 {
+    HERE.with_borrow(|here| {
+        let task = here.as_ref().and_then(|here| here.task.as_ref());
+        task.map_or(super::TEST, super::trouble::actor)
+    })
+}
+
 /// Puts back what was there before, also where the act panics.
 struct Restore(Option<Arc<Here>>);
 

@@ -13,12 +13,14 @@ use futures_util::future::{Either, select};
 use steadfast_core::{Fence, Kind, TaskId, Timestamp};
 
 use crate::choices::Stream;
+use crate::db::Row;
 use crate::history::Event;
 use crate::scheduler::waiting_for;
 use crate::world::World;
 
 use super::board::Board;
 use super::client::Client;
+use super::database::Database;
 use super::failed::Failed;
 use super::here::{self, Here};
 use super::trouble::{self, BLOWS_MAX, STORM, SWARM_EDGES};
@@ -46,6 +48,11 @@ impl TestWorld {
     /// The client, which submits tasks and waits for them.
     pub fn client(&self) -> Client {
         Client(self.0.clone())
+    }
+
+    /// A database of the service's own, with these rows: for handlers that keep some.
+    pub fn database<R: Row>(&self, rows: impl IntoIterator<Item = R>) -> Database<R> {
+        Database::new(&self.0.world, rows)
     }
 
     /// The store's clock.

@@ -1,5 +1,6 @@
 //! Decisions in words: what befalls the workers of a service's test.
 
+use crate::embed::database::FATE;
 use crate::embed::trouble::{
     BETWEEN, BLOW, Blow, CLOCK_RATE, DOWN, DOWN_SECONDS, ENTRY, LAST_WORD, PAUSES_MS, RATES, SWARM_BLOWS,
     SWARM_EDGES, WAITS,
@@ -28,6 +29,10 @@ pub(super) fn fault(site: &str, actor: u64, value: u32, time: &str, task: Option
         CLOCK_RATE => {
             let rate = RATES.get(index).copied().unwrap_or(100);
             format!("w{actor}: its clock runs at {rate} %, {time}")
+        }
+        FATE => {
+            let fate = if value == 1 { "it went through" } else { "it is taken back" };
+            format!("the answer to a commit of {task}'s handler is lost, and {fate}, {time}")
         }
         SWARM_BLOWS => format!("w{actor}: has blows"),
         SWARM_EDGES => format!("swarm: workers are struck beside their handlers ({value})"),
