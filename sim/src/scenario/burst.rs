@@ -30,7 +30,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "burst",
     about: "twenty tasks submitted at once to three workers that crash, freeze and restart, with short leases",
     goals: Goals { all: GOALS, reached: goals::reached },
-    run: |world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world)),
 };
 
 /// What a sweep of it must reach: of the goals of `workers`, those that don't need its variety.

@@ -31,7 +31,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "leases",
     about: "three workers with default leases run long tasks that are renewed, rescued, and tried again after minutes",
     goals: Goals { all: GOALS, reached: goals::reached },
-    run: |world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world)),
 };
 
 const GOALS: &[&str] = &[
