@@ -6,6 +6,7 @@
 
 mod attempt;
 mod config;
+mod tick;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -28,6 +29,7 @@ use crate::task::State;
 use crate::time::{Clock, Moment};
 use crate::wake::Hint;
 use attempt::Attempt;
+use tick::Tick;
 
 pub use config::{InvalidConfig, WorkerConfig};
 
@@ -118,19 +120,6 @@ struct Calls {
     beating: bool,
 }
 
-/// What wakes a worker when nothing happens.
-struct Tick {
-    /// `None`: never.
-    at: Option<Moment>,
-    sleep: Call<()>,
-}
-
-impl Tick {
-    fn none() -> Self {
-        Self { at: None, sleep: Fuse::terminated() }
-    }
-}
-
 impl Calls {
     fn none() -> Self {
         Self {
@@ -205,7 +194,7 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
             if self.draining && self.attempts.is_empty() && !calls.claiming && !calls.beating {
                 break;
             }
-            self.set(&mut tick, self.next_tick(&calls));
+            tick.set(self.engine.clock(), self.next_tick(&calls));
             select_biased! {
                 // First, so that the store claims the next tasks while these are being started.
                 sent = &mut calls.claim => {
@@ -293,21 +282,6 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
             (self.check_wanted && !calls.checking && !self.attempts.is_empty()).then_some(self.check_at);
         let beat = (!calls.beating).then_some(self.beat_at);
         [poll, renew, check, beat].into_iter().flatten().min()
-    }
-
-    /// Sets the tick, where it isn't set to that moment already: most of what wakes us doesn't change it.
-    fn set(&self, tick: &mut Tick, at: Option<Moment>) {
-        if tick.at == at {
-            return;
-        }
-        let Some(moment) = at else {
-            *tick = Tick::none();
-            return;
-        };
-        let clock = self.engine.clock().clone();
-        let sleep: Pin<Box<dyn Future<Output = ()> + Send>> =
-            Box::pin(async move { clock.sleep(moment.since(clock.now())).await });
-        *tick = Tick { at, sleep: sleep.fuse() };
     }
 
     /// Which hints would make us do something.
