@@ -238,3 +238,27 @@ fn an_error_after_a_lost_answer_is_not_definite() {
         }
     }
 }
+
+/// Incident 4: a client and a worker that are configured alike, but not on the same database.
+#[test]
+fn two_processes_on_two_databases_are_found_out_by_what_each_answer_names() {
+    for profile in Profile::ALL {
+        play(profile, |world| async move {
+            let elsewhere = world.another_database();
+            let (api, node) = (world.start("api", 100), world.start("w", 100));
+            let client = engine(&api, api.storage());
+            let astray = engine(&node, node.storage_in(&elsewhere));
+            work(&node, &astray, 1);
+            submit(&client, task("a", "quick")).await;
+            let id = TaskId::trusted("a");
+            let waited = client.wait(&id, None, SECOND * 60).await.expect("answered").expect("stored");
+            assert_eq!(waited.state, State::Ready, "nobody looks where it is");
+            let asked = Query::Task(id.clone());
+            let here = client.read(&asked).await.expect("answered");
+            let there = astray.read(&asked).await.expect("answered");
+            assert_ne!(here.store, there.store);
+            work(&node, &engine(&node, node.storage()), 1);
+            assert_eq!(end_of(&client, "a").await.state, State::Succeeded);
+        });
+    }
+}
