@@ -291,7 +291,7 @@ impl Sweep {
         part.runs = report.runs;
         let goals = setup.scenario.goals;
         let reached = (goals.reached)(&report.entries);
-        part.goals = goals.all.iter().map(|goal| (*goal, u64::from(reached.contains(goal)))).collect();
+        part.goals = goals.of(setup.profile).map(|goal| (goal, u64::from(reached.contains(goal)))).collect();
         part.steps = report.steps;
         part.virtual_time = report.virtual_time;
         part.hash = report.hash ^ seed.rotate_left(32);

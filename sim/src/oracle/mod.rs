@@ -120,6 +120,9 @@ impl<'a> Facts<'a> {
                 Event::Changed { after, .. } => {
                     tasks.insert(&after.id, after);
                 }
+                Event::Lost { task } => {
+                    tasks.remove(&task.id);
+                }
                 Event::Submitted { answer: SubmitAnswer::Accepted(id), .. } => {
                     accepted.insert(id);
                 }

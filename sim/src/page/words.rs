@@ -117,14 +117,51 @@ impl<'a> Cast<'a> {
                     "it freezes",
                     "it freezes",
                     "it is drained, then killed",
+                    "its clock jumps",
                 ]);
                 format!("w{actor}: {blow}, {time}")
             }
             "frozen for" => {
-                format!("w{actor}: frozen for {}, {time}", of(&["1 s", "9.9 s", "10.1 s", "15 s", "40 s"]))
+                let until = ["1 s", "almost its first lease", "just over its first lease", "15 s", "40 s"];
+                format!("w{actor}: frozen for {}, {time}", of(&until))
             }
             "dead for" => format!("w{actor}: dead for {}, {time}", of(&["0 s", "1 s", "9 s", "30 s"])),
-            "drained for" => format!("w{actor}: drained for {}, {time}", of(&["4 s", "10 s"])),
+            "drained for" => {
+                format!("w{actor}: drained for {}, {time}", of(&["4 s", "10 s", "0 s", "20 ms", "1.5 s"]))
+            }
+            "clock jumps" => format!("w{actor}: by {}, {time}", of(&["1 s", "9 s", "11 s", "60 s"])),
+            "weather" => {
+                let kinds = [
+                    "holds",
+                    "the database crashes",
+                    "the disk is full",
+                    "the store's clock jumps",
+                    "everybody is hinted at nothing",
+                    "somebody writes a row and dies",
+                ];
+                format!("weather: {}, {time}", of(&kinds))
+            }
+            "down for" => format!("weather: it is down for {}", of(&["0 s", "0.3 s", "4 s", "12 s"])),
+            "disk full for" => format!("weather: it is full for {}", of(&["0.1 s", "1 s", "5 s", "15 s"])),
+            "store's clock jumps" => {
+                format!("weather: it jumps by {}", of(&["1 s", "9 s", "15 s", "-1 s", "-12 s"]))
+            }
+            "scribbles for" => format!("weather: noticed after {}", of(&["10 ms", "0.3 s", "3 s", "12 s"])),
+            "in doubt for" => {
+                let how = of(&["no time", "no time", "20 ms", "0.7 s", "4 s", "14 s"]);
+                format!("what {} is cut off from is under way for {how}", self.node(actor))
+            }
+            "stalls for" => {
+                format!("{} stands still for {}", self.node(actor), of(&["50 ms", "2 ms", "1 s", "9 s"]))
+            }
+            "frozen in a call for" => {
+                let until = ["1 s", "almost its first lease", "just over its first lease", "15 s", "40 s"];
+                format!("{} is frozen for {}", self.node(actor), of(&until))
+            }
+            "operator goes away" => format!("the operator goes away after {value} polls of act {actor}"),
+            struck if struck.starts_with("strike: ") => {
+                format!("{} is struck at {}, {time}", self.node(actor), &struck["strike: ".len()..])
+            }
             "between blows" => {
                 format!("w{actor}: {} to the next blow, {time}", of(&["0.5 s", "2 s", "5 s", "11 s", "23 s"]))
             }
@@ -138,6 +175,9 @@ impl<'a> Cast<'a> {
                 format!("the client goes away after {value} polls of its submit of t{actor:02}")
             }
             "hint lost" => format!("a hint to listener {actor} is lost, {time}"),
+            swarm if swarm.starts_with("swarm: ") => {
+                format!("this run has {}: {value}", &swarm["swarm: ".len()..])
+            }
             other => format!("{other} ({actor}): {value}, {time}"),
         }
     }

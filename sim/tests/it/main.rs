@@ -5,3 +5,4 @@ mod environment;
 mod kept;
 mod scripts;
 mod sessions;
+mod two_databases;
