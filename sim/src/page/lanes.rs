@@ -170,11 +170,15 @@ impl Lanes {
             | Event::Limited { .. }
             | Event::Kept { .. }
             | Event::Aliased { .. }
-            | Event::Pruned { .. } => Some(STORE),
+            | Event::Pruned { .. }
+            | Event::Closed { .. } => Some(STORE),
             Event::Submitting { .. }
             | Event::Submitted { .. }
             | Event::Cancelled { .. }
-            | Event::Looked { .. } => Some(&self.client),
+            | Event::Looked { .. }
+            | Event::Missed { .. }
+            | Event::Follows { .. }
+            | Event::Followed { .. } => Some(&self.client),
             Event::Told { task, fence, .. }
             | Event::Said { task, fence, .. }
             | Event::Reported { task, fence, .. } => {
@@ -184,7 +188,8 @@ impl Lanes {
             | Event::Started { node }
             | Event::Crashed { node }
             | Event::Froze { node }
-            | Event::Thawed { node } => Some(lane_of(node)),
+            | Event::Thawed { node }
+            | Event::Drained { node, .. } => Some(lane_of(node)),
             Event::Healed => None,
         }
     }
@@ -252,6 +257,9 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Entered { task, .. }
         | Event::Told { task, .. }
         | Event::Looked { task, .. }
+        | Event::Missed { task, .. }
+        | Event::Follows { task, .. }
+        | Event::Followed { task, .. }
         | Event::Said { task, .. } => Some(task),
         Event::Edge(_)
         | Event::Limited { .. }
@@ -259,6 +267,8 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Crashed { .. }
         | Event::Froze { .. }
         | Event::Thawed { .. }
+        | Event::Drained { .. }
+        | Event::Closed { .. }
         | Event::Healed => None,
     }
 }

@@ -116,6 +116,7 @@ async fn work(node: &Node, context: &Context) -> Verdict {
         10 => Verdict::Snooze { after: delay("snooze", 10) },
         _ => {
             // Deaf: it ends at its timeout or when it is dropped.
+            let _busy = node.keep_busy();
             tokio::time::sleep(TIMEOUT * 2).await;
             done()
         }
