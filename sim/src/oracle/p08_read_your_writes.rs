@@ -20,14 +20,12 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             Event::Pruned { task } => {
                 accepted.remove(&task.id);
             }
-            Event::Missed { reader, task, asked_at } => {
-                // Who asked before it was accepted may be answered later.
-                if accepted.get(task).is_some_and(|at| at <= asked_at) {
-                    found.add(
-                        task,
-                        format!("{task} had been accepted when {reader} asked for it, and was told that there is no such task"),
-                    );
-                }
+            // Who asked before it was accepted may be answered later.
+            Event::Missed { reader, task, asked_at }
+                if accepted.get(task).is_some_and(|at| at <= asked_at) =>
+            {
+                let why = "and was told that there is no such task";
+                found.add(task, format!("{task} had been accepted when {reader} asked for it, {why}"));
             }
             _ => {}
         }
