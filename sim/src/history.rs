@@ -135,6 +135,45 @@ pub enum Event {
         /// When it asked: it must be shown what was committed by then.
         asked_at: Timestamp,
     },
+    /// A reader was told that there is no such task.
+    Missed {
+        /// Who asked.
+        reader: String,
+        /// The id that it asked for.
+        task: TaskId,
+        /// When it asked.
+        asked_at: Timestamp,
+    },
+    /// A reader begins to follow a task, or goes on after its stream broke off.
+    Follows {
+        /// Who.
+        reader: String,
+        /// The task.
+        task: TaskId,
+    },
+    /// A reader that follows a task was told of a revision.
+    Followed {
+        /// Who.
+        reader: String,
+        /// The task.
+        task: TaskId,
+        /// Which revision.
+        rev: Revision,
+        /// In which state.
+        state: State,
+    },
+    /// A worker that was drained is through.
+    Drained {
+        /// Which.
+        node: String,
+        /// How many attempts its process still knows.
+        attempts: usize,
+    },
+    /// Everybody has gone.
+    Closed {
+        /// How many connections the store still has.
+        connections: usize,
+    },
     /// A node started.
     Started {
         /// Which.
@@ -393,6 +432,20 @@ impl fmt::Display for Entry {
             }
             Event::Looked { reader, task, rev, state, .. } => {
                 write!(f, "reader    {reader} is shown {task} {state} rev {rev}")
+            }
+            Event::Missed { reader, task, .. } => {
+                write!(f, "reader    {reader} is told that there is no {task}")
+            }
+            Event::Follows { reader, task } => write!(f, "reader    {reader} follows {task}"),
+            Event::Followed { reader, task, rev, state } => {
+                write!(f, "reader    {reader} is told of {task} {state} rev {rev}")
+            }
+            Event::Drained { node, attempts: 0 } => write!(f, "node      {node} is drained"),
+            Event::Drained { node, attempts } => {
+                write!(f, "node      {node} is drained and still knows {attempts} attempts")
+            }
+            Event::Closed { connections } => {
+                write!(f, "store     has {connections} connections when everybody has gone")
             }
             Event::Started { node } => write!(f, "node      {node} starts"),
             Event::Crashed { node } => write!(f, "node      {node} crashes"),

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use steadfast_core::name::TaskId;
 use steadfast_core::time::{Clock, ManualClock, Moment};
 use steadfast_core::wake::{Hint, Hints, Wake};
-use steadfast_core::{State, StoreId, Timestamp};
+use steadfast_core::{ErrorKind, State, StoreId, Timestamp};
 
 use crate::choices::{Choices, Stream};
 use crate::db::{Db, Mode, Table};
@@ -85,6 +86,7 @@ pub struct Server {
     pub(crate) store: StoreId,
     db: Mutex<Db<StoreRow>>,
     flaws: BTreeSet<Flaw>,
+    changes: Mutex<BTreeMap<TaskId, u64>>,
     seq: AtomicU64,
     faulty: AtomicBool,
     /// Which kinds of faults have happened: a bit each.
@@ -158,6 +160,35 @@ impl Server {
 
     pub(crate) fn next_seq(&self) -> u64 {
         self.seq.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The time by which leases are judged for a client: the store's.
+    pub(crate) fn lapsed_by(&self, client: &Node) -> Timestamp {
+        if self.has(Flaw::LeaseByWorkersClock) {
+            EPOCH + self.elapsed() * client.rate_percent / 100
+        } else {
+            self.now()
+        }
+    }
+
+    /// How the loss of an answer is classed.
+    pub(crate) fn kind_of_lost_answer(&self) -> ErrorKind {
+        if self.has(Flaw::LostAnswerIsDefinite) { ErrorKind::Unavailable } else { ErrorKind::Unknown }
+    }
+
+    /// Only for [`Flaw::IdCursorReader`]: which change of each task was the last, by the numbers of the transactions.
+    pub(crate) fn number_changes(&self, written: &[StoreRow], number: u64) {
+        let number_of = |row: &StoreRow| {
+            if let StoreRow::Task(row) = row { Some((row.task.id.clone(), number)) } else { None }
+        };
+        let tasks = written.iter().filter_map(number_of);
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+    }
+
+    /// Only for [`Flaw::IdCursorReader`]: the tasks whose last change has a number above this one.
+    pub(crate) fn changes_after(&self, number: u64) -> Vec<(TaskId, u64)> {
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.iter().filter(|(_, last)| **last > number).map(|(id, last)| (id.clone(), *last)).collect()
     }
 
     pub(crate) fn has_any_flaw(&self) -> bool {
@@ -307,6 +338,7 @@ impl World {
             store: StoreId::trusted(store),
             db: Mutex::new(Db::new(mode)),
             flaws,
+            changes: Mutex::default(),
             seq: AtomicU64::new(1),
             faulty: AtomicBool::new(true),
             met: AtomicU64::new(0),
@@ -429,6 +461,12 @@ impl World {
         self.server.history.record(self.server.now(), event);
     }
 
+    /// Notes what is left in the store when everybody has gone.
+    pub fn close(&self) {
+        let connections = self.server.db().session_count();
+        self.record(Event::Closed { connections });
+    }
+
     /// Starts a node: a process with a clock that runs at `rate_percent` of true time.
     pub fn start(&self, name: impl Into<String>, rate_percent: u32) -> Node {
         let id = NodeId(self.nodes.fetch_add(1, Ordering::Relaxed));
@@ -436,6 +474,7 @@ impl World {
             id,
             name: Arc::from(name.into()),
             alive: Arc::new(AtomicBool::new(true)),
+            busy: Arc::default(),
             rate_percent,
             jumped: Arc::new(AtomicU64::new(0)),
             world: self.clone(),
@@ -451,10 +490,21 @@ pub struct Node {
     pub(crate) id: NodeId,
     name: Arc<str>,
     alive: Arc<AtomicBool>,
+    /// How many handlers keep its threads busy.
+    busy: Arc<AtomicU32>,
     rate_percent: u32,
     /// How far its clock has jumped, in microseconds.
     jumped: Arc<AtomicU64>,
     world: World,
+}
+
+/// A handler that keeps its process's threads busy.
+pub(crate) struct Busy(Arc<AtomicU32>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Node {
@@ -466,6 +516,18 @@ impl Node {
     /// Its number, by which a [`Gate`] knows it.
     pub fn number(&self) -> u64 {
         u64::from(self.id.0)
+    }
+
+    /// A handler keeps the process's threads busy, until this is dropped. It matters only to a process that renews
+    /// its leases from the same threads ([`Flaw::RenewalsBehindHandlers`]).
+    pub(crate) fn keep_busy(&self) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(self.busy.clone())
+    }
+
+    /// Whether a handler keeps its threads busy.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0
     }
 
     /// The world it is in.

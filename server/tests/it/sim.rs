@@ -200,3 +200,43 @@ fn the_table_has_a_line_for_each_specimen_and_strategy() {
         }
     }
 }
+
+/// Reporting itself: what fails on purpose is told by page, exit code and capsule.
+#[test]
+fn the_canary_is_reported() {
+    let place = Place::new();
+    let shown = run(&place, &["sim", "sweep", "--scenario", "canary", "--profile", "all", "--seeds", "20"]);
+    assert_eq!(shown.status.code(), Some(1), "{shown:?}");
+    let page = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(page.starts_with("P15 is broken: an acknowledged cancel is kept"), "{page}");
+    let capsule =
+        page.lines().find(|line| line.starts_with("{\"format\"")).expect("a page ends with its capsule");
+    std::fs::write(place.path().join("capsule.json"), capsule).unwrap();
+    let replayed = run(&place, &["sim", "replay", "capsule.json"]);
+    assert_eq!(replayed.status.code(), Some(1), "{replayed:?}");
+    let again = String::from_utf8_lossy(&replayed.stdout).into_owned();
+    assert!(again.starts_with("P15 is broken") && again.contains(capsule), "{again}");
+    let all = run(&place, &["sim", "sweep", "--scenario", "all", "--seeds", "5", "--json"]);
+    assert_eq!(all.status.code(), Some(0), "who runs all isn't given the canary: {all:?}");
+}
+
+#[test]
+fn the_table_is_shown_again_from_what_it_wrote() {
+    let place = Place::new();
+    let args = ["sim", "table", "--specimen", "stale-status", "--repeat", "1", "--seeds-max", "100"];
+    let json = run(&place, &[&args[..], &["--json"]].concat());
+    std::fs::write(place.path().join("table.jsonl"), &json.stdout).unwrap();
+    let shown = run(&place, &["sim", "table", "--from", "table.jsonl", "--markdown"]);
+    assert_eq!(shown.status.code(), Some(0), "{shown:?}");
+    let table = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let lines: Vec<_> = table.lines().collect();
+    assert_eq!(lines.len(), 4, "{table}");
+    assert!(lines[0].starts_with("| specimen |") && lines[1].starts_with("| --- |"), "{table}");
+    assert!(lines[2].starts_with("| stale-status | random | P7 | 1/1 |"), "{table}");
+    let again = run(&place, &["sim", "table", "--from", "table.jsonl", "--json"]);
+    assert_eq!(again.stdout, json.stdout);
+    std::fs::write(place.path().join("table.jsonl"), "{}").unwrap();
+    let broken = run(&place, &["sim", "table", "--from", "table.jsonl"]);
+    assert_eq!(broken.status.code(), Some(2), "{broken:?}");
+    assert!(String::from_utf8_lossy(&broken.stderr).contains("line 1"), "{broken:?}");
+}

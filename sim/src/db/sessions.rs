@@ -173,6 +173,12 @@ impl<R: Row> Db<R> {
         self.store.version_count()
     }
 
+    /// How many sessions are open.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// Opens a session.
     pub fn connect(&mut self) -> SessionId {
         let id = SessionId(self.sessions_made);

@@ -43,7 +43,7 @@ pub const GOALS: &[&str] = &[
     "a delayed task ran when it was due",
     "a task with a parent that had failed ran anyway",
     "a waiting task was cancelled",
-    workers::LEFT_NOTHING,
+    "a worker was drained and left nothing behind",
     workers::WAITS_RIGHTFULLY,
     handler::REMEMBERED,
     handler::NAMED,
@@ -140,6 +140,9 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
                 reached.insert(what);
             }
             Event::Met { faults } => reached.extend(faults),
+            Event::Drained { attempts: 0, .. } => {
+                reached.insert("a worker was drained and left nothing behind");
+            }
             Event::Pruned { .. } => {
                 reached.insert("an ended task was forgotten");
             }

@@ -1,12 +1,14 @@
 //! P12: attempts stay within their maximum and rescues within their budget, no attempt begins before the task is due, and
-//! once faults have stopped a task ends soon after its deadline.
+//! once faults have stopped a task ends soon after its deadline, and none is rescued from a worker that lives.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Facts, Found, Property};
+use super::{Facts, Found, Property, STRAGGLERS};
 use crate::history::Event;
-use steadfast_core::{Cause, State};
+use steadfast_core::name::TaskId;
+use steadfast_core::task::Fence;
+use steadfast_core::{Cause, State, Timestamp};
 
 /// How long after its deadline a task may go on: some sweeps by a slow clock.
 const OVERDUE_MAX: Duration = Duration::from_secs(15);
@@ -19,6 +21,7 @@ pub(super) const PROPERTY: Property = Property {
 
 fn check(facts: &Facts<'_>, found: &mut Found) {
     check_deadlines(facts, found);
+    check_rescues(facts, found);
     let mut hastened = BTreeSet::new();
     // Then a time that a statement decided on may be past at the commit.
     let stalled = facts.entries.iter().any(|entry| matches!(entry.event, Event::Stalled { .. }));
@@ -53,6 +56,34 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
         let waits = after.due_at.since(entry.at);
         if retried && !stalled && (after.state == State::Ready || waits < before.backoff.min.mul_f64(0.79)) {
             found.add(id, format!("{id} is to be tried again after {waits:?}, before its backoff"));
+        }
+    }
+}
+
+/// Rescues are for what a dead or stopped worker has lost. One that neither crashed nor stood still, nor was drained, keeps
+/// its leases as long as nothing goes wrong, whatever its handlers do.
+fn check_rescues(facts: &Facts<'_>, found: &mut Found) {
+    let mut calm = None;
+    let mut stopped: BTreeSet<&str> = BTreeSet::new();
+    let mut claimed: BTreeMap<&TaskId, (Fence, Timestamp)> = BTreeMap::new();
+    for entry in facts.entries {
+        match &entry.event {
+            Event::Healed => calm = Some(entry.at + STRAGGLERS),
+            Event::Crashed { node } | Event::Froze { node } | Event::Drained { node, .. } => {
+                stopped.insert(node);
+            }
+            Event::Changed { before: Some(before), after } if after.fence > before.fence => {
+                claimed.insert(&after.id, (after.fence, entry.at));
+            }
+            Event::Changed { before: Some(before), after } if after.rescues > before.rescues => {
+                let worker = before.worker.as_ref().map_or("", |worker| worker.as_str());
+                let claim = claimed.get(&after.id).filter(|(fence, _)| *fence == before.fence);
+                let is_calm = claim.is_some_and(|(_, at)| calm.is_some_and(|calm| *at >= calm));
+                if is_calm && !stopped.contains(worker) {
+                    found.add(&after.id, format!("{} was rescued from {worker}, which lives", after.id));
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -98,6 +129,23 @@ mod tests {
         unended.pop();
         unended.push(event(26, Event::Healed));
         tells_apart(&PROPERTY, &run(25), &unended);
+    }
+
+    #[test]
+    fn a_rescue_from_a_worker_that_lives_is_noticed() {
+        let run = |claim: i64, trouble: Option<Event>| {
+            let mut rescued = task();
+            (rescued.rescues, rescued.fence) = (1, 1);
+            let mut entries = vec![event(0, Event::Healed)];
+            entries.extend(changes(&[(claim, task()), (claim, running()), (claim + 30, rescued)]));
+            entries.splice(3..3, trouble.map(|trouble| event(claim + 1, trouble)));
+            entries
+        };
+        let bad = run(60, None);
+        tells_apart(&PROPERTY, &run(60, Some(Event::Crashed { node: "w".into() })), &bad);
+        tells_apart(&PROPERTY, &run(60, Some(Event::Froze { node: "w".into() })), &bad);
+        tells_apart(&PROPERTY, &run(60, Some(Event::Drained { node: "w".into(), attempts: 0 })), &bad);
+        tells_apart(&PROPERTY, &run(59, None), &bad);
     }
 
     #[test]

@@ -171,12 +171,16 @@ impl Lanes {
             | Event::Kept { .. }
             | Event::Aliased { .. }
             | Event::Pruned { .. }
-            | Event::Lost { .. } => Some(STORE),
+            | Event::Lost { .. }
+            | Event::Closed { .. } => Some(STORE),
             Event::Submitting { .. }
             | Event::Submitted { .. }
             | Event::Cancelled { .. }
             | Event::Retrying { .. }
-            | Event::Looked { .. } => Some(&self.client),
+            | Event::Looked { .. }
+            | Event::Missed { .. }
+            | Event::Follows { .. }
+            | Event::Followed { .. } => Some(&self.client),
             Event::Told { task, fence, .. }
             | Event::Said { task, fence, .. }
             | Event::Reported { task, fence, .. } => {
@@ -187,6 +191,7 @@ impl Lanes {
             | Event::Crashed { node }
             | Event::Froze { node }
             | Event::Thawed { node }
+            | Event::Drained { node, .. }
             | Event::Jumped { node, .. } => Some(lane_of(node)),
             Event::Noted { node: Some(node), .. } => Some(lane_of(node)),
             Event::Noted { node: None, .. } | Event::Asserted { .. } | Event::Did { .. } => {
@@ -262,6 +267,9 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Entered { task, .. }
         | Event::Told { task, .. }
         | Event::Looked { task, .. }
+        | Event::Missed { task, .. }
+        | Event::Follows { task, .. }
+        | Event::Followed { task, .. }
         | Event::Said { task, .. } => Some(task),
         Event::Noted { task, .. } => task.as_ref(),
         Event::Edge(_)
@@ -270,6 +278,8 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Crashed { .. }
         | Event::Froze { .. }
         | Event::Thawed { .. }
+        | Event::Drained { .. }
+        | Event::Closed { .. }
         | Event::Asserted { .. }
         | Event::StoreCrashed { .. }
         | Event::Stalled { .. }

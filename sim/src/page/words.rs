@@ -170,6 +170,7 @@ impl<'a> Cast<'a> {
             "clock rate" => {
                 format!("w{actor}: its clock runs at {}, {time}", of(&["100 %", "95 %", "106 %", "120 %"]))
             }
+            "queues" => format!("w{actor}: claims from the queue without a limit only, {time}"),
             "concurrency" => format!("w{actor}: runs {} attempts at once, {time}", value + 1),
             "client goes away" => {
                 format!("the client goes away after {value} polls of its submit of t{actor:02}")

@@ -159,6 +159,7 @@ async fn work(node: &Node, context: &Context) -> Verdict {
         10 => done(),
         _ => {
             // Deaf: it ends at its timeout or when it is dropped.
+            let _busy = node.keep_busy();
             tokio::time::sleep(TIMEOUT * 2).await;
             done()
         }

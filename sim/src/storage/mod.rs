@@ -6,6 +6,7 @@
 
 mod apply;
 mod claim;
+mod client;
 mod decisions;
 pub mod flaws;
 pub mod gate;
@@ -13,6 +14,7 @@ mod house;
 mod insert;
 mod read;
 mod release;
+mod release_flaws;
 mod report;
 pub mod rows;
 mod slots;
@@ -20,16 +22,14 @@ pub(crate) mod transaction;
 mod transition;
 mod waves;
 
-use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use steadfast_core::name::TaskId;
 use steadfast_core::step::{Batch, Outcome};
-use steadfast_core::storage::{Answer, ClaimRequest, Claimed, Query, View};
-use steadfast_core::task::Task;
+use steadfast_core::storage::{ClaimRequest, Claimed, Query, View};
 use steadfast_core::wake::{Hints, Wake};
 use steadfast_core::{Error, ErrorKind, Storage};
 use tokio::sync::oneshot;
@@ -39,7 +39,7 @@ use crate::db::{LockMode, Rows, Select, Statement};
 use crate::faults::{Fault, Side, Spot};
 use crate::scheduler::yield_now;
 use crate::world::{DATABASE, Node, Profile, Server};
-use flaws::Flaw;
+use client::Client;
 use transaction::Transaction;
 pub(crate) use transaction::point;
 
@@ -49,8 +49,8 @@ pub struct SimStorage {
     server: Arc<Server>,
     node: Node,
     hints: Wake,
-    /// Only for [`Flaw::RowCacheInClient`].
-    cache: Arc<Mutex<BTreeMap<TaskId, Box<Task>>>>,
+    /// Only for flaws.
+    client: Client,
 }
 
 /// What becomes of a call.
@@ -71,7 +71,8 @@ enum Fate {
 impl SimStorage {
     pub(crate) fn new(server: Arc<Server>, node: Node) -> Self {
         let hints = server.listener();
-        Self { server, node, hints, cache: Arc::default() }
+        let client = Client::new(&hints);
+        Self { server, node, hints, client }
     }
 
     /// A stranger's transaction: locks a task's row for so long, then rolls back.
@@ -79,7 +80,7 @@ impl SimStorage {
     /// # Errors
     /// If the row can't be locked in time.
     pub async fn hold(&self, task: &TaskId, time: Duration) -> Result<(), Error> {
-        let transaction = Transaction::begin(self.server.clone(), self.actor()).await?;
+        let transaction = Transaction::begin(self.server.clone(), &self.node).await?;
         let row = Rows::by_keys(rows::table::TASK, [rows::RowKey::Task(task.clone())]);
         transaction.lock(LockMode::Update, Select::new(row)).await?;
         tokio::time::sleep(time).await;
@@ -92,7 +93,7 @@ impl SimStorage {
     /// # Errors
     /// If the row can't be written.
     pub async fn write_and_die(&self, task: &TaskId, time: Duration) -> Result<(), Error> {
-        let transaction = Transaction::begin(self.server.clone(), self.actor()).await?;
+        let transaction = Transaction::begin(self.server.clone(), &self.node).await?;
         let row = Rows::by_keys(rows::table::TASK, [rows::RowKey::Task(task.clone())]);
         let scribble = |row: &rows::StoreRow| row.with(|task| task.error = Some("scribbled".to_owned()));
         let written = transaction.run(Statement::update(row, scribble)).await?;
@@ -132,14 +133,6 @@ impl SimStorage {
             2 => Fate::Severed,
             _ => Fate::Ghost,
         }
-    }
-
-    /// What a client with an object cache makes of an answer: it prefers what it has seen of a task before.
-    fn recall(&self, query: &Query, view: View) -> View {
-        let (Query::Task(id), Answer::Task(Some(task))) = (query, &view.answer) else { return view };
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = cache.entry(id.clone()).or_insert_with(|| task.clone()).clone();
-        View { answer: Answer::Task(Some(seen)), ..view }
     }
 
     /// Sends a call to the server's side, and lets it meet its fate.
@@ -187,7 +180,8 @@ impl SimStorage {
                 let _ = answer.send(result);
             }
         });
-        let lost = || Error::new(ErrorKind::Unknown, "injected: the connection was lost");
+        let kind = self.server.kind_of_lost_answer();
+        let lost = || Error::new(kind, "injected: the connection was lost");
         match fate {
             Fate::Ghost => {
                 wait_a_little(patience).await;
@@ -258,32 +252,42 @@ async fn wait_a_little(patience: u32) {
 
 impl Storage for SimStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, Error> {
-        let (server, actor, request) = (self.server.clone(), self.actor(), request.clone());
+        if let Some(due) = self.client.claims_later(&self.server) {
+            return Ok(Claimed { tasks: Vec::new(), next_due: due });
+        }
+        let (server, node, asked) = (self.server.clone(), self.node.clone(), request.clone());
         let plan = async move {
-            let transaction = Transaction::begin(server, actor).await?;
-            claim::claim(transaction, &request).await
+            let transaction = Transaction::begin(server, &node).await?;
+            claim::claim(transaction, &asked).await
         };
-        self.call("claim", true, plan).await
+        let claimed = self.call("claim", true, plan).await;
+        self.client.has_claimed(&self.server, &claimed);
+        claimed
     }
 
     async fn apply(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
-        let (server, actor, batches) =
-            (self.server.clone(), self.actor(), decisions::alter(&self.server, batches));
+        let mut batches = decisions::alter(&self.server, batches);
+        self.client.sends(&self.server, &self.node, &mut batches).await;
+        let sent = self.client.remembers(&self.server, &batches);
+        let (server, node) = (self.server.clone(), self.node.clone());
         let plan = async move {
-            let transaction = Transaction::begin(server, actor).await?;
+            let transaction = Transaction::begin(server, &node).await?;
             apply::apply(transaction, &batches).await
         };
-        self.call("apply", true, plan).await
+        let outcomes = self.call("apply", true, plan).await;
+        self.client.is_answered(sent, &outcomes);
+        outcomes
     }
 
     async fn read(&self, query: &Query) -> Result<View, Error> {
-        let (server, actor, asked) = (self.server.clone(), self.actor(), query.clone());
+        let (server, node, asked) = (self.server.clone(), self.node.clone(), query.clone());
         let plan = async move {
-            transaction::point(&server, "read", actor).await;
-            Ok(read::read(&server, &asked))
+            transaction::point(&server, "read", node.number()).await;
+            let lapsed_by = server.lapsed_by(&node);
+            Ok(read::read(&server, &asked, lapsed_by))
         };
         let view = self.call("read", false, plan).await?;
-        Ok(if self.server.has(Flaw::RowCacheInClient) { self.recall(query, view) } else { view })
+        Ok(self.client.understands(&self.server, query, view))
     }
 
     fn hints(&self) -> Hints {

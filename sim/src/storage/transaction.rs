@@ -13,7 +13,7 @@ use crate::db::{
 };
 use crate::faults::{Fault, Side, Spot};
 use crate::scheduler::yield_now;
-use crate::world::Server;
+use crate::world::{Node, Server};
 
 use super::flaws::Flaw;
 use super::rows::{RowKey, StoreRow};
@@ -31,14 +31,20 @@ pub(super) struct Transaction {
     session: SessionId,
     actor: u64,
     over: bool,
+    client: Node,
+    /// Rises from one that begins to the next. Only for [`Flaw::IdCursorReader`].
+    number: u64,
 }
 
 impl Transaction {
     /// Begins a transaction that writes, or, in SQLite mode, waits for its turn to.
-    pub(super) async fn begin(server: Arc<Server>, actor: u64) -> Result<Self, Error> {
+    pub(super) async fn begin(server: Arc<Server>, client: &Node) -> Result<Self, Error> {
         let session = server.db().connect();
-        let transaction = Self { server, session, actor, over: false };
+        let number = if server.has(Flaw::IdCursorReader) { server.next_seq() } else { 0 };
+        let (actor, client) = (client.number(), client.clone());
+        let transaction = Self { server, session, client, actor, over: false, number };
         let begin = match transaction.server.db().mode() {
+            Mode::Postgres if transaction.has(Flaw::RepeatableRead) => Begin::RepeatableRead,
             Mode::Postgres => Begin::ReadCommitted,
             Mode::Sqlite => Begin::Immediate,
         };
@@ -190,6 +196,9 @@ impl Transaction {
             db.kill(self.session);
             drop(db);
             if ended == Ended::Committed {
+                if self.has(Flaw::IdCursorReader) {
+                    self.server.number_changes(&written, self.number);
+                }
                 self.server.committed(&written, &deleted);
             }
             ended
@@ -225,6 +234,11 @@ impl Transaction {
         self.server.now()
     }
 
+    /// The time by which leases are judged.
+    pub(super) fn lapsed_by(&self) -> Timestamp {
+        self.server.lapsed_by(&self.client)
+    }
+
     /// A number that rises with every insert.
     pub(super) fn next_seq(&self) -> u64 {
         self.server.next_seq()
@@ -257,6 +271,10 @@ impl Drop for Transaction {
             let db: &mut Db<StoreRow> = &mut self.server.db();
             if db.is_alive(self.session) {
                 db.kill(self.session);
+                if self.server.has(Flaw::ConnectionLeak) {
+                    // What was rolled back is forgotten, but nobody closes the connection.
+                    db.connect();
+                }
             }
             self.server.progress();
         }

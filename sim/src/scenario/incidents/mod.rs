@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use steadfast_core::engine::Submitted;
-use steadfast_core::handler::Running;
+use steadfast_core::handler::{Running, StopReason};
 use steadfast_core::name::{Kind, TaskId, WorkerId};
 use steadfast_core::supervisor::DrainHandle;
 use steadfast_core::task::NewTask;
@@ -22,17 +22,20 @@ use steadfast_core::{
 };
 
 use super::chaos::LEASE;
+use super::chaos::drained_at_last;
 use super::client::{dropped_after, is_worth_repeating};
 use crate::choices::Stream;
 use crate::history::{Entry, Event, SubmitAnswer};
 use crate::scheduler::waiting_for;
 use crate::storage::SimStorage;
-use crate::world::{Node, SimClock, World};
+use crate::world::{EPOCH, Node, SimClock, World};
 
 /// How often lapsed leases are swept.
 const SWEEP: Duration = Duration::from_secs(2);
 /// Longer than any call is under way once faults have stopped.
 const STRAGGLERS: Duration = Duration::from_secs(60);
+/// The beat at which things are made to meet.
+const BEAT: Duration = Duration::from_secs(1);
 /// How often the end of a run is looked for.
 const LOOK: Duration = Duration::from_secs(2);
 /// How often a submit is sent again, half a second apart.
@@ -70,7 +73,7 @@ impl Process {
     }
 
     /// Makes this process a worker too.
-    fn work(&self, concurrency: usize, work: Work) -> DrainHandle {
+    pub(super) fn work(&self, concurrency: usize, work: Work) -> DrainHandle {
         self.node.spawn("sweeper", sweeper::run(self.engine.clone(), SWEEP));
         let handlers = Handlers::new().with(Kind::trusted("work"), Noted { process: self.clone(), work });
         let mut config = WorkerConfig::new(WorkerId::trusted(self.node.name().to_owned()));
@@ -79,7 +82,7 @@ impl Process {
         config.grace = Duration::from_secs(3);
         let (supervisor, drain) =
             Supervisor::new(self.engine.clone(), handlers, config).expect("the configuration makes sense");
-        self.node.spawn("supervisor", supervisor.run());
+        self.node.spawn("supervisor", drained_at_last(self.node.clone(), self.engine.clone(), supervisor));
         drain
     }
 
@@ -118,7 +121,7 @@ impl Process {
         tokio::time::sleep(Duration::from_millis(chosen)).await;
     }
 
-    fn odds(&self, site: &'static str, number: u64, odds: u32) -> bool {
+    pub(super) fn odds(&self, site: &'static str, number: u64, odds: u32) -> bool {
         self.node.world().choices().odds(Stream::Faults, site, number, odds)
     }
 }
@@ -162,6 +165,19 @@ pub(super) fn done(context: &Context) -> Verdict {
     Verdict::done(format!("fence {}", context.fence()).into_bytes())
 }
 
+/// Notes that a handler heard that it should stop.
+pub(super) fn told(process: &Process, context: &Context, reason: &StopReason) {
+    let lost = *reason == StopReason::LeaseLost;
+    process.node.record(Event::Told { task: context.task_id().clone(), fence: context.fence(), lost });
+}
+
+/// Until the next beat of a clock that all hear: what waits for it happens at the same instant.
+pub(super) async fn until_the_beat(world: &World) {
+    let beat = BEAT.as_micros();
+    let into = world.now().since(EPOCH).as_micros() % beat;
+    tokio::time::sleep(Duration::from_micros(u64::try_from(beat - into).expect("short"))).await;
+}
+
 /// Faults stop, and everything must come to an end; the bound on this wait is the run's.
 pub(super) async fn heal_and_end(world: &World) {
     world.heal();
@@ -173,7 +189,7 @@ pub(super) async fn heal_and_end(world: &World) {
 }
 
 /// The places in a history at which an event of this kind is, with what is said of it.
-fn places<'a, T: 'a>(
+pub(super) fn places<'a, T: 'a>(
     entries: &'a [Entry],
     of: impl Fn(&'a Event) -> Option<T> + 'a,
 ) -> impl Iterator<Item = (usize, T)> + 'a {
@@ -190,7 +206,7 @@ fn entered(entries: &[Entry]) -> Vec<(usize, (&TaskId, u64))> {
 }
 
 /// Puts the name in where it holds.
-fn goals(holds: &[(&'static str, bool)]) -> BTreeSet<&'static str> {
+pub(super) fn goals(holds: &[(&'static str, bool)]) -> BTreeSet<&'static str> {
     holds.iter().filter(|(_, holds)| *holds).map(|(name, _)| *name).collect()
 }
 

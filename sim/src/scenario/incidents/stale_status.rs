@@ -25,6 +25,8 @@ pub const SCENARIO: Scenario = Scenario {
 };
 
 const TASKS: u64 = 3;
+/// How often a client looks at most: one that is shown what is old for ever gives up.
+const LOOKS_MAX: u32 = 200;
 
 async fn run(world: World) {
     let api = Process::start(&world, "api");
@@ -54,7 +56,7 @@ async fn run(world: World) {
 /// Polls until the end, now and then by waiting for something newer than what was seen.
 async fn watch(api: &Process, id: &TaskId, number: u64) {
     let mut seen = 0;
-    loop {
+    for _ in 0..LOOKS_MAX {
         let asked_at = api.node.world().now();
         let waits = api.pick(Stream::Workload, "waits", number, 3) == 2;
         let read = if waits {
