@@ -12,6 +12,8 @@ mod health;
 mod disk_full;
 mod inputs;
 mod logs;
+#[cfg(feature = "sim")]
+mod network;
 mod pages;
 mod postgres;
 mod restarts;
