@@ -37,7 +37,9 @@ pub(super) async fn one<S: Storage, C: Clock>(
     let after = parameters.take("after", |text| text.parse::<Revision>())?;
     parameters.none_left("wait, after")?;
     let service = &api.0.settings.service;
+    // In this order: chance would decide where both are ready, and no seed replays that.
     let task = tokio::select! {
+        biased;
         task = service.task(&id, after, wait) => task?,
         () = api.ending() => service.task(&id, None, Duration::ZERO).await?,
     };
@@ -86,6 +88,7 @@ pub(super) async fn log<S: Storage, C: Clock>(
     parameters.none_left("wait, after, limit")?;
     let service = &api.0.settings.service;
     let log = tokio::select! {
+        biased;
         log = service.log(&id, after, lines_max, wait) => log?,
         () = api.ending() => service.log(&id, after, lines_max, Duration::ZERO).await?,
     };

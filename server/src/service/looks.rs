@@ -102,6 +102,7 @@ impl<S: Storage, C: Clock> Service<S, C> {
                 return Ok(LogJson { lines, next: format!("{fence}.{number}"), complete });
             }
             tokio::select! {
+                biased;
                 _ = hints.wait() => {}
                 () = self.engine.clock().sleep(left.min(WAIT_POLL)) => {}
             }

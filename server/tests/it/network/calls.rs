@@ -1,6 +1,7 @@
 //! What clients ask of the server, again and again until there is an answer; and what the oracle must know of it.
 
 use steadfast::TaskId;
+use steadfast_server::request::TaskRequest;
 use steadfast_server::wire::{CancelledJson, SubmittedJson};
 use steadfast_sim::history::{Event, SubmitAnswer};
 
@@ -34,6 +35,8 @@ impl Client {
         let task = TaskId::trusted(id);
         self.world.record(Event::Submitting { task: task.clone() });
         let body = format!(r#"{{"kind":"work","id":"{id}","payload":"{id}","attempts":2{more}}}"#);
+        // As the command line writes it.
+        let body = TaskRequest::from_json(body.as_bytes()).expect("it is a request").to_json();
         let answer = self.post_until_answered("/v1/tasks", &[], &body).await;
         assert!(matches!(answer.status, 200 | 201), "{id} was answered {}", answer.status);
         let submitted: SubmittedJson = answer.json();

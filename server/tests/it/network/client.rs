@@ -197,6 +197,7 @@ impl Client {
             200 => Ok(Opened::Stream(EventStream {
                 body: response.into_body(),
                 text: String::new(),
+                signs_of_life: 0,
                 _connection: connection,
             })),
             204 => Ok(Opened::Over),
@@ -222,6 +223,8 @@ pub(super) enum Opened {
 pub(super) struct EventStream {
     body: Incoming,
     text: String,
+    /// Comments, by which a silent stream says that it is alive.
+    pub(super) signs_of_life: u32,
     _connection: Connection,
 }
 
@@ -252,6 +255,7 @@ impl EventStream {
                 if let Some(told) = read_event(&block) {
                     return Next::Told(told);
                 }
+                self.signs_of_life += 1;
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => {

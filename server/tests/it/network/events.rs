@@ -41,6 +41,31 @@ fn a_last_event_id_that_is_ignored_is_noticed() {
     assert!(complaints.contains("events came twice"), "{complaints}");
 }
 
+/// Far longer than one look of the server at a task that doesn't change.
+const QUIET: Duration = Duration::from_secs(63);
+
+#[test]
+fn a_silent_stream_says_that_it_is_alive_and_repeats_nothing() {
+    let mut net = Net::new(0);
+    net.calm();
+    net.process(SERVER, Roles { serves: true, works: false });
+    net.client(async |client: Client| {
+        client.submit(NEVER_RUNS, r#","delay":"1h""#).await;
+        let Ok(Opened::Stream(mut stream)) = client.events(NEVER_RUNS, None).await else {
+            return client.notes.complain("there was no stream");
+        };
+        let first = stream.next().await;
+        let more = timeout(QUIET, stream.next()).await;
+        if !matches!(first, Next::Told(_)) || more.is_ok() || stream.signs_of_life < 4 {
+            let alive = stream.signs_of_life;
+            client.notes.complain(format!("{first:?}, then {more:?}, and {alive} signs of life"));
+        }
+        client.cancel(NEVER_RUNS).await;
+    });
+    let outcome = net.run(|_, _| {});
+    assert!(outcome.complaints.is_empty(), "{:?}", outcome.complaints);
+}
+
 fn run(seed: u64, resumes: bool) -> Outcome {
     let mut net = Net::new(seed);
     net.process(SERVER, Roles { serves: true, works: true });

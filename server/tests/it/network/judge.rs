@@ -70,7 +70,7 @@ pub(super) fn told_in_time(
 ) -> Option<String> {
     let due = ended.max(asked) + most;
     let late = told.since(due);
-    (!late.is_zero()).then(|| format!("a waiter was told of the end {late:?} too late"))
+    (!late.is_zero()).then(|| format!("a waiter was told {late:?} too late"))
 }
 
 /// What is wrong with an answer to a cancel, where the task ended like this: whoever is told that it has ended, or had,

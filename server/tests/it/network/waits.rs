@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::Method;
-use steadfast::{State, Timestamp};
+use steadfast::{State, Task, Timestamp};
 use steadfast_server::wire::TaskJson;
 use steadfast_sim::history::Event;
 use steadfast_sim::world::World;
@@ -25,9 +25,11 @@ const ROUNDING: Duration = Duration::from_millis(10);
 /// before.
 const LATE_MAX: Duration = Duration::from_millis(500);
 
-/// A question that was answered with a task that had ended.
+/// A question that was answered with a task.
 struct Waited {
     task: &'static str,
+    /// Whether any later revision was asked for, or else the end.
+    after: Option<u64>,
     asked: Timestamp,
     told: Timestamp,
     state: State,
@@ -63,16 +65,23 @@ fn run(seed: u64) -> Outcome {
     net.storm(|choices, clients| Weather::draw(choices, clients, &blows, 5));
     net.run(|world, notes| {
         let healed = healed_at(world);
-        for Waited { task, asked, told, state } in &*answers.borrow() {
-            let end = end_of(world, task);
-            if end.map(|(_, state)| state) != Some(*state) {
+        for Waited { task, after, asked, told, state } in &*answers.borrow() {
+            let of_task: Vec<_> =
+                changes(world).into_iter().filter(|(_, changed)| changed.id.as_str() == *task).collect();
+            let end = of_task.last().map(|(_, changed)| changed.state);
+            if state.is_terminal() && end != Some(*state) {
                 notes.complain(format!("{task} was told to have {state}, and ended as {end:?}"));
             }
-            if let (Some((ended, _)), true) = (end, *asked > healed) {
+            let is_awaited = |changed: &Task| {
+                changed.state.is_terminal() || after.is_some_and(|after| changed.rev > after)
+            };
+            let awaited = of_task.iter().find(|(_, changed)| is_awaited(changed));
+            let (Some((entry, _)), true) = (awaited, *asked > healed) else { continue };
+            if state.is_terminal() {
                 notes.reach("the end was told in calm");
-                if let Some(wrong) = judge::told_in_time(ended, *asked, *told, LATE_MAX) {
-                    notes.complain(format!("{task}: {wrong}"));
-                }
+            }
+            if let Some(wrong) = judge::told_in_time(entry.at, *asked, *told, LATE_MAX) {
+                notes.complain(format!("{task} after {after:?}: {wrong}"));
             }
         }
     })
@@ -82,11 +91,6 @@ fn healed_at(world: &World) -> Timestamp {
     let entries = world.history().entries();
     let healed = entries.iter().find(|entry| matches!(entry.event, Event::Healed));
     healed.expect("a run at rest was healed").at
-}
-
-fn end_of(world: &World, task: &str) -> Option<(Timestamp, State)> {
-    let ends = changes(world).into_iter().filter(|(_, after)| after.id.as_str() == task);
-    ends.last().map(|(entry, after)| (entry.at, after.state))
 }
 
 /// Waits for a task's end; with `steps`, for each change on the way.
@@ -114,8 +118,8 @@ async fn wait(client: Client, task: &'static str, steps: bool, answers: Answers)
         let told = client.world.now();
         client.shown(task, shown.rev, &shown.state, asked);
         let is_news = after.is_some_and(|after| shown.rev > after);
+        answers.borrow_mut().push(Waited { task, after, asked, told, state: state_of(&shown.state) });
         if shown.has_ended() {
-            answers.borrow_mut().push(Waited { task, asked, told, state: state_of(&shown.state) });
             return;
         }
         if is_news {
