@@ -254,6 +254,17 @@ impl Scheduler {
         outcome
     }
 
+    /// Polls its tasks for ever, as one future of somebody else's paused runtime: for a simulated store that is a host
+    /// among others, on a simulated network.
+    ///
+    /// # Cancellation
+    /// The tasks stand still until it is driven again.
+    pub async fn drive(&self) {
+        let unbounded = Bounds { polls: u64::MAX, time: Duration::MAX };
+        let polling = std::future::poll_fn(|context| self.poll_tasks(context, unbounded, &|| None::<()>));
+        let _ = tokio::task::unconstrained(polling).await;
+    }
+
     fn poll_tasks<T>(
         &self,
         context: &Context<'_>,

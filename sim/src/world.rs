@@ -29,7 +29,7 @@ use crate::storage::rows::{RowKey, StoreRow, table};
 /// The database's own node: never crashed, never frozen.
 pub(crate) const DATABASE: NodeId = NodeId(1);
 /// Virtual time begins here: a Sunday in September 2001, when the seconds got their tenth digit.
-pub(crate) const EPOCH: Timestamp = Timestamp::from_micros(1_000_000_000_000_000);
+pub const EPOCH: Timestamp = Timestamp::from_micros(1_000_000_000_000_000);
 
 /// Which real store the simulated one imitates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{Stream, StreamExt, unfold};
-use steadfast::{Clock, Revision, TaskId};
+use steadfast::{Clock, Revision, Storage, TaskId};
 
 use super::parse::{Parameters, Segment};
 use super::{Api, answer};
@@ -31,8 +31,8 @@ const LOOK_MAX: Duration = Duration::from_secs(60);
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// `GET /v1/tasks/{id}/events`: a stream for whoever accepts one, or else JSON.
-pub(super) async fn events(
-    State(api): State<Api>,
+pub(super) async fn events<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     id: Segment,
     mut parameters: Parameters,
     headers: HeaderMap,
@@ -83,19 +83,19 @@ fn wants_stream(headers: &HeaderMap) -> bool {
 }
 
 /// What the stream is at.
-struct Position {
-    api: Api,
+struct Position<S, C> {
+    api: Api<S, C>,
     id: TaskId,
     seen: Option<Revision>,
     has_ended: bool,
 }
 
 /// The events after `seen`, up to the one that says how the task ended; or until the server ends.
-fn stream(
-    api: Api,
+fn stream<S: Storage, C: Clock>(
+    api: Api<S, C>,
     id: TaskId,
     seen: Option<Revision>,
-) -> impl Stream<Item = Result<Event, Infallible>> + use<> {
+) -> impl Stream<Item = Result<Event, Infallible>> + use<S, C> {
     let ending = {
         let api = api.clone();
         async move { api.ending().await }
@@ -111,7 +111,7 @@ fn stream(
     .take_until(ending)
 }
 
-impl Position {
+impl<S: Storage, C: Clock> Position<S, C> {
     /// The next event; none where the task isn't there any more.
     async fn next(&mut self) -> Option<Event> {
         let service = &self.api.0.settings.service;

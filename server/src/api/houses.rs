@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
-use steadfast::{Queue, Slot};
+use steadfast::{Clock, Queue, Slot, Storage};
 
 use super::parse::{Parameters, Segment, body};
 use super::tasks::{Nothing, Why};
@@ -17,14 +17,17 @@ use crate::units;
 use crate::wire::Problem;
 
 /// `GET /v1/slots`.
-pub(super) async fn slots(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+pub(super) async fn slots<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
     parameters.none_left("")?;
     Ok(answer::json(StatusCode::OK, &api.0.settings.service.slots().await?))
 }
 
 /// `GET /v1/slots/{slot}`.
-pub(super) async fn slot(
-    State(api): State<Api>,
+pub(super) async fn slot<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     slot: Segment,
     parameters: Parameters,
 ) -> Result<Response, Problem> {
@@ -34,8 +37,8 @@ pub(super) async fn slot(
 }
 
 /// `DELETE /v1/slots/{slot}`: cancels its holder.
-pub(super) async fn free_slot(
-    State(api): State<Api>,
+pub(super) async fn free_slot<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     slot: Segment,
     parameters: Parameters,
     sent: Result<Bytes, BytesRejection>,
@@ -48,14 +51,17 @@ pub(super) async fn free_slot(
 }
 
 /// `GET /v1/queues`.
-pub(super) async fn queues(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+pub(super) async fn queues<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
     parameters.none_left("")?;
     Ok(answer::json(StatusCode::OK, &api.0.settings.service.queues().await?))
 }
 
 /// `POST /v1/queues/{queue}/pause`.
-pub(super) async fn pause(
-    api: State<Api>,
+pub(super) async fn pause<S: Storage, C: Clock>(
+    api: State<Api<S, C>>,
     queue: Segment,
     parameters: Parameters,
     sent: Result<Bytes, BytesRejection>,
@@ -64,8 +70,8 @@ pub(super) async fn pause(
 }
 
 /// `POST /v1/queues/{queue}/resume`.
-pub(super) async fn resume(
-    api: State<Api>,
+pub(super) async fn resume<S: Storage, C: Clock>(
+    api: State<Api<S, C>>,
     queue: Segment,
     parameters: Parameters,
     sent: Result<Bytes, BytesRejection>,
@@ -73,8 +79,8 @@ pub(super) async fn resume(
     set_paused(api, queue, parameters, sent, false).await
 }
 
-async fn set_paused(
-    State(api): State<Api>,
+async fn set_paused<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     queue: Segment,
     parameters: Parameters,
     sent: Result<Bytes, BytesRejection>,
@@ -96,8 +102,8 @@ struct Limits {
 }
 
 /// `PUT /v1/queues/{queue}/limits`, with `{"concurrency": N}`, or null for no limit.
-pub(super) async fn limits(
-    State(api): State<Api>,
+pub(super) async fn limits<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     queue: Segment,
     parameters: Parameters,
     sent: Result<Bytes, BytesRejection>,
@@ -132,13 +138,19 @@ fn concurrency(sent: Result<Bytes, BytesRejection>) -> Result<Option<u32>, Probl
 }
 
 /// `GET /v1/workers`.
-pub(super) async fn workers(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+pub(super) async fn workers<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
     parameters.none_left("")?;
     Ok(answer::json(StatusCode::OK, &api.0.settings.service.workers().await?))
 }
 
 /// `GET /v1/stats`.
-pub(super) async fn stats(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+pub(super) async fn stats<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
     parameters.none_left("")?;
     Ok(answer::json(StatusCode::OK, &api.0.settings.service.stats().await?))
 }
@@ -151,8 +163,8 @@ struct Older {
 }
 
 /// `POST /v1/prune`, with `{"older": "7d"}`.
-pub(super) async fn prune(
-    State(api): State<Api>,
+pub(super) async fn prune<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     parameters: Parameters,
     sent: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {

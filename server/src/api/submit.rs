@@ -7,7 +7,7 @@ use axum::http::header::{HeaderName, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use serde_json::value::RawValue;
-use steadfast::Key;
+use steadfast::{Clock, Key, Storage};
 
 use super::parse::{Parameters, too_large, whole};
 use super::{Api, answer};
@@ -20,8 +20,8 @@ pub const BULK_TASKS_MAX: usize = 10_000;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-pub(super) async fn submit(
-    State(api): State<Api>,
+pub(super) async fn submit<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     parameters: Parameters,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -46,7 +46,7 @@ pub(super) async fn submit(
     Ok(response)
 }
 
-async fn many(api: &Api, body: &[u8]) -> Result<Response, Problem> {
+async fn many<S: Storage, C: Clock>(api: &Api<S, C>, body: &[u8]) -> Result<Response, Problem> {
     let items: Vec<&RawValue> =
         serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))?;
     if items.len() > BULK_TASKS_MAX {
@@ -60,7 +60,7 @@ async fn many(api: &Api, body: &[u8]) -> Result<Response, Problem> {
     Ok(answer::json(StatusCode::OK, &api.0.settings.service.submit_all(submissions).await))
 }
 
-impl Api {
+impl<S: Storage, C: Clock> Api<S, C> {
     /// Reads and checks one task at the door.
     async fn read(&self, json: &[u8], key: Option<Key>) -> Result<Submission, Problem> {
         let settings = &self.0.settings;
