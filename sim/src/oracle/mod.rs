@@ -24,6 +24,7 @@ mod p19_followers_miss_nothing;
 mod p20_conservation;
 mod p21_drained_workers_leave_nothing;
 mod p22_no_leak;
+mod own_assertion;
 
 pub mod goals;
 #[cfg(test)]
@@ -94,6 +95,7 @@ pub const PROPERTIES: &[Property] = &[
     p20_conservation::PROPERTY,
     p21_drained_workers_leave_nothing::PROPERTY,
     p22_no_leak::PROPERTY,
+    own_assertion::PROPERTY,
 ];
 
 /// What a history says, in the forms that checkers need.
@@ -117,7 +119,7 @@ impl Found {
     }
 
     /// What concerns no task in particular.
-    pub(crate) fn add_in_general(&mut self, what: String) {
+    pub(crate) fn add_without_task(&mut self, what: String) {
         self.0.push((what, None));
     }
 }

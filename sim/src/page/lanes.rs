@@ -190,6 +190,8 @@ impl Lanes {
             | Event::Froze { node }
             | Event::Thawed { node }
             | Event::Drained { node, .. } => Some(lane_of(node)),
+            Event::Noted { node: Some(node), .. } => Some(lane_of(node)),
+            Event::Noted { node: None, .. } | Event::Asserted { .. } => Some(&self.client),
             Event::Healed => None,
         }
     }
@@ -261,6 +263,7 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Follows { task, .. }
         | Event::Followed { task, .. }
         | Event::Said { task, .. } => Some(task),
+        Event::Noted { task, .. } => task.as_ref(),
         Event::Edge(_)
         | Event::Limited { .. }
         | Event::Started { .. }
@@ -269,6 +272,7 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Thawed { .. }
         | Event::Drained { .. }
         | Event::Closed { .. }
+        | Event::Asserted { .. }
         | Event::Healed => None,
     }
 }

@@ -16,7 +16,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "canary",
     about: "fails on purpose: a client takes a cancel for acknowledged that it never sent",
     goals: Goals::NONE,
-    run: |world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world)),
 };
 
 /// The property that it breaks.

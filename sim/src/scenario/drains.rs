@@ -26,7 +26,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "drains",
     about: "workers are drained one after the other while they work, and others take their place",
     goals: Goals { all: &[GIVEN_BACK, UNENTERED, RAN_ELSEWHERE, HEARD], reached },
-    run: |world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world)),
 };
 
 /// How many tasks there are while faults last, and how many after.

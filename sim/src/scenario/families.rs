@@ -26,7 +26,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "families",
     about: "parents end at the same instant on three workers, and children are added at that instant",
     goals: Goals { all: &[TOGETHER, OVERTAKEN, FAILED, WAITED], reached },
-    run: |world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world)),
 };
 
 const WORKERS: u64 = 3;

@@ -26,7 +26,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "followers",
     about: "clients look, follow their tasks, break off and come back, while two workers claim and settle",
     goals: Goals { all: &[SAW_NOTHING, FOLDED, CAME_BACK, SAW_END], reached },
-    run: |world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world)),
 };
 
 const TASKS: u64 = 6;

@@ -24,7 +24,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "leases",
     about: "a worker stands still until its lease lapses, and goes on at the instant at which it is rescued",
     goals: Goals { all: &[RESCUED, REVIVED, ENDED, LOST], reached },
-    run: |world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world)),
 };
 
 const TASKS: u64 = 4;

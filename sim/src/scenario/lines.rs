@@ -29,7 +29,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "lines",
     about: "a slot's holder ends at the instant at which others join and leave the line behind it",
     goals: Goals { all: &[HANDED_ON, JOINED, LEFT, REFUSED], reached },
-    run: |world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world)),
 };
 
 const ROUNDS: u64 = 3;
