@@ -79,7 +79,9 @@ fn without_a_property_what_only_it_sees_goes_unfound() {
         println!("{property}: nothing else sees {name} in seed {seed}");
     }
     let covered: BTreeSet<_> = SOLE.iter().map(|(property, _)| *property).collect();
-    let all: BTreeSet<_> = PROPERTIES.iter().map(|property| property.name).collect();
+    // What a service's own test asserts is nothing that Steadfast promises.
+    let promised = PROPERTIES.iter().filter(|property| property.name.starts_with('P'));
+    let all: BTreeSet<_> = promised.map(|property| property.name).collect();
     assert_eq!(covered, all, "each property has something that only it sees");
 }
 
