@@ -93,6 +93,14 @@ mod tests {
     use crate::capsule::Capsule;
     use crate::oracle::PROPERTIES;
 
+    /// What a crash of the database loses that was acknowledged, and nothing of what is synced first.
+    #[test]
+    fn commits_that_are_acknowledged_before_they_are_synced_are_found() {
+        let subject = Subject::of_flaw(Flaw::RelaxedDurability);
+        let report = subject.find(Profile::Postgres, Strategy::Random, 0..300);
+        assert!(report.is_some(), "no seed of 300 loses a task that was accepted");
+    }
+
     #[test]
     fn names_and_properties_are_known_and_nothing_is_named_twice() {
         let all: Vec<_> = Subject::all().collect();

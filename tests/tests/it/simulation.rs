@@ -75,7 +75,6 @@ fn a_thousand_seeds_find_every_missing_guard() {
         (Flaw::PromotionWithoutLocks, Profile::Postgres, "P11"),
         (Flaw::UnfencedReport, Profile::Postgres, "P4"),
         (Flaw::UnfencedReport, Profile::Sqlite, "P4"),
-        (Flaw::RelaxedDurability, Profile::Postgres, "P20"),
     ];
     for (flaw, profile, property) in specimens {
         let report = setup(profile, Some(flaw)).find(0..SEEDS);
