@@ -77,20 +77,9 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
                 } else {
                     ready.remove(&after.id);
                 }
-                let claimed = before.as_ref().is_some_and(|before| after.fence > before.fence);
-                let overtaken = |other: &&Task| {
-                    other.priority > after.priority
-                        && other.submitted_at < after.submitted_at
-                        && other.queue == after.queue
-                };
-                if claimed && ready.values().any(overtaken) {
-                    reached.insert("a task overtook one of lower priority");
-                }
-                let failed = |parent: &&&TaskId| {
-                    facts.tasks.get(**parent).is_some_and(|parent| parent.state == State::Failed)
-                };
-                if claimed && runs_anyway.get(&after.id).into_iter().flatten().any(|parent| failed(&parent)) {
-                    reached.insert("a task with a parent that had failed ran anyway");
+                if before.as_ref().is_some_and(|before| after.fence > before.fence) {
+                    let anyway = runs_anyway.get(&after.id).into_iter().flatten();
+                    reached.extend(of_claim(&facts, after, ready.values().copied(), anyway.copied()));
                 }
                 if after.state == State::Running {
                     running.insert(&after.id);
@@ -98,7 +87,10 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
                     running.remove(&after.id);
                 }
                 let of_queue = |queue: &str| {
-                    running.iter().filter(|id| facts.tasks[*id].queue.as_str() == queue).count()
+                    let is_of = |id: &&&TaskId| {
+                        facts.tasks.get(**id).is_some_and(|task| task.queue.as_str() == queue)
+                    };
+                    running.iter().filter(is_of).count()
                 };
                 if of_queue("limited") == 2 {
                     reached.insert("the limit was reached");
@@ -110,19 +102,6 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
                     reached.insert("a zombie spoke after its attempt was lost");
                 }
             }
-            Event::Submitted { task, answer: SubmitAnswer::Accepted(told) } if task != told => {
-                reached.insert(if facts.tasks[told].key.is_some() {
-                    "a submit was answered with the task of its key"
-                } else {
-                    "a submit was answered with the holder of its slot"
-                });
-            }
-            Event::Reported { kept, .. } => {
-                reached.insert(if *kept { "a report was kept" } else { "a report came too late" });
-            }
-            Event::Aliased { .. } => {
-                reached.insert("a task got another name");
-            }
             Event::Limited { concurrency, .. } => {
                 if *concurrency == Some(0) {
                     paused = true;
@@ -133,34 +112,69 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
             Event::Edge(edge) if edge.on_failure == OnParentFailure::Run => {
                 runs_anyway.entry(&edge.child).or_default().push(&edge.parent);
             }
-            Event::Submitted { answer: SubmitAnswer::Refused(why), .. } if why.contains("SlotTaken") => {
-                reached.insert("a submit was refused for its slot");
-            }
-            Event::Did { what } => {
-                reached.insert(what);
-            }
             Event::Met { faults } => reached.extend(faults),
             Event::Drained { attempts: 0, .. } => {
                 reached.insert("a worker was drained and left nothing behind");
             }
-            Event::Pruned { .. } => {
-                reached.insert("an ended task was forgotten");
-            }
-            Event::Submitted { answer: SubmitAnswer::Dropped, .. } => {
-                reached.insert("a caller went away");
-            }
             Event::Crashed { node } => {
                 let works = |id: &&steadfast_core::TaskId| {
-                    facts.tasks[*id].worker.as_ref().is_some_and(|w| w.as_str() == node)
+                    let worker = facts.tasks.get(*id).and_then(|task| task.worker.as_ref());
+                    worker.is_some_and(|worker| worker.as_str() == node)
                 };
                 if running.iter().any(works) {
                     reached.insert("a worker crashed while it ran a task");
                 }
             }
-            _ => {}
+            other => reached.extend(of_event(&facts, other)),
         }
     }
     reached
+}
+
+/// The goals that a claim reaches, with these tasks ready, and these parents that needn't succeed.
+fn of_claim<'a>(
+    facts: &Facts<'_>,
+    claimed: &Task,
+    mut ready: impl Iterator<Item = &'a Task>,
+    mut parents: impl Iterator<Item = &'a TaskId>,
+) -> Vec<&'static str> {
+    let mut reached = Vec::new();
+    let overtaken = |other: &Task| {
+        other.priority > claimed.priority
+            && other.submitted_at < claimed.submitted_at
+            && other.queue == claimed.queue
+    };
+    if ready.any(overtaken) {
+        reached.push("a task overtook one of lower priority");
+    }
+    if parents.any(|parent| facts.tasks.get(parent).is_some_and(|parent| parent.state == State::Failed)) {
+        reached.push("a task with a parent that had failed ran anyway");
+    }
+    reached
+}
+
+/// The goal that an event reaches by itself.
+fn of_event(facts: &Facts<'_>, event: &Event) -> Option<&'static str> {
+    match event {
+        Event::Submitted { task, answer: SubmitAnswer::Accepted(told) } if task != told => {
+            let has_key = facts.tasks.get(told).is_some_and(|task| task.key.is_some());
+            Some(if has_key {
+                "a submit was answered with the task of its key"
+            } else {
+                "a submit was answered with the holder of its slot"
+            })
+        }
+        Event::Submitted { answer: SubmitAnswer::Refused(why), .. } if why.contains("SlotTaken") => {
+            Some("a submit was refused for its slot")
+        }
+        Event::Submitted { answer: SubmitAnswer::Dropped, .. } => Some("a caller went away"),
+        Event::Reported { kept: true, .. } => Some("a report was kept"),
+        Event::Reported { kept: false, .. } => Some("a report came too late"),
+        Event::Aliased { .. } => Some("a task got another name"),
+        Event::Pruned { .. } => Some("an ended task was forgotten"),
+        Event::Did { what } => Some(what),
+        _ => None,
+    }
 }
 
 /// The goals that one change of a task reaches.

@@ -50,10 +50,9 @@ impl Operator {
             }
             let choices = self.0.choices();
             let patience = choices.depart(Stream::Faults, "operator goes away", number, goes_away, 12);
-            match dropped_after(patience, self.act(number)).await {
-                None => self.did(GONE_AWAY),
-                // Out of reach for now.
-                Some(Ok(()) | Err(_)) => {}
+            // An error is a store that is out of reach for now.
+            if dropped_after(patience, self.act(number)).await.is_none() {
+                self.did(GONE_AWAY);
             }
         }
     }

@@ -180,8 +180,6 @@ async fn apply_wave(
     }
     let renewals = verdicts.open(as_renewal);
     renew(transaction, &renewals, verdicts).await?;
-    let reports = verdicts.open(as_report);
-    report::apply(transaction, &reports, verdicts).await?;
     // Before the inserts: an edge that is added now counts its parent as it is now, and must not be released again.
     let mut inserts = verdicts.open(as_insert);
     inserts.retain(|(place, _)| !is_twin(*place));
@@ -197,6 +195,9 @@ async fn apply_wave(
             verdicts.set(*place, verdict);
         }
     }
+    // After the inserts, as the adapter has it: an insert that is refused is told of the task before its report.
+    let reports = verdicts.open(as_report);
+    report::apply(transaction, &reports, verdicts).await?;
     let house = house::of(verdicts.current());
     house::apply(transaction, &house, verdicts).await?;
     if transaction.has(Flaw::InsertLostWithItsHolder) {

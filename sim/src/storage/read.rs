@@ -87,7 +87,9 @@ fn parents(server: &Server, id: &TaskId) -> Vec<(Parent, Option<State>)> {
     let of_child = edges.iter().map(StoreRow::as_edge).filter(|edge| edge.child == *id);
     of_child
         .map(|edge| {
-            let state = find(server, &edge.parent).map(|row| row.as_task().state);
+            // Whoever has the id of a parent that was forgotten is another task.
+            let parent = find(server, &edge.parent).filter(|_| !edge.gone);
+            let state = parent.map(|row| row.as_task().state);
             (Parent { id: edge.parent.clone(), on_failure: edge.on_failure }, state)
         })
         .collect()
