@@ -56,6 +56,7 @@ impl Subject {
             Flaw::RescueOverwritesEnd => (workers::SCENARIO, "P5"),
             Flaw::CommitTagIgnored => (workers::SCENARIO, "P20"),
             Flaw::RowCacheInClient => (incidents::stale_status::SCENARIO, "P7"),
+            Flaw::RelaxedDurability => (workers::SCENARIO, "P20"),
         };
         Self { name: flaw.as_str(), source: Source::Flaw(flaw), property, scenario }
     }

@@ -9,14 +9,20 @@ pub mod choices;
 pub mod db;
 pub mod detection;
 pub mod determinism;
+pub mod faults;
 pub mod history;
 pub mod oracle;
 pub mod page;
 pub mod scenario;
 pub mod scheduler;
+pub mod session;
 pub mod shrink;
 pub mod specimens;
 pub mod storage;
 pub mod strategy;
 pub mod sweep;
 pub mod world;
+
+pub mod embed;
+
+pub use embed::{Check, Failed, Task, TestWorld, check, note, script, sleep};

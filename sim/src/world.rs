@@ -1,11 +1,12 @@
 //! The world: nodes over one simulated database, and what may go wrong with them.
 //!
 //! A node can crash (its handles are cut *first*, then its futures dropped, so that destructors can't release what
-//! a real kill wouldn't), freeze and thaw, and restart. Its clock may run fast or slow.
+//! a real kill wouldn't), freeze and thaw, and restart. Its clock may run fast or slow, and jump. The store can crash and
+//! come back, its disk can be full for a while, and its clock can jump.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -14,13 +15,15 @@ use steadfast_core::wake::{Hint, Hints, Wake};
 use steadfast_core::{State, StoreId, Timestamp};
 
 use crate::choices::{Choices, Stream};
-use crate::db::{Db, Mode};
+use crate::db::{Db, Mode, Table};
+pub use crate::faults::Faults;
+use crate::faults::{Exposed, Fault, Side, Spot};
 use crate::history::{Event, History};
 use crate::scheduler::{NodeId, Scheduler};
 use crate::storage::SimStorage;
 use crate::storage::flaws::Flaw;
 use crate::storage::gate::Gate;
-use crate::storage::rows::{RowKey, StoreRow};
+use crate::storage::rows::{RowKey, StoreRow, table};
 
 /// The database's own node: never crashed, never frozen.
 pub(crate) const DATABASE: NodeId = NodeId(1);
@@ -45,45 +48,6 @@ impl Profile {
         match self {
             Profile::Postgres => "postgres",
             Profile::Sqlite => "sqlite",
-        }
-    }
-}
-
-/// Which faults this run has, and how often: drawn per seed, so that each seed has a character (a swarm). All odds
-/// are in ten thousand.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Faults {
-    /// A call is refused before anything happened.
-    pub unavailable: u32,
-    /// A call conflicts.
-    pub conflict: u32,
-    /// The connection is lost while the call is under way: it may or may not be committed.
-    pub lost: u32,
-    /// The answer is late.
-    pub slow: u32,
-    /// A hint is lost.
-    pub hint_lost: u32,
-    /// A place inside the store where others may come in between is used.
-    pub latency: u32,
-    /// A woken task is set aside behind others.
-    pub set_aside: u32,
-}
-
-impl Faults {
-    /// Draws them for a seed. The default is none.
-    pub fn draw(choices: &Choices) -> Self {
-        let draw = |site, values: [u32; 4]| {
-            let pick = choices.pick(Stream::Faults, site, 0, 4);
-            values[pick as usize]
-        };
-        Self {
-            unavailable: draw("swarm: unavailable", [0, 0, 100, 800]),
-            conflict: draw("swarm: conflict", [0, 0, 200, 1_000]),
-            lost: draw("swarm: lost", [0, 100, 400, 1_500]),
-            slow: draw("swarm: slow", [0, 0, 300, 2_000]),
-            hint_lost: draw("swarm: hint lost", [0, 0, 2_000, 10_000]),
-            latency: draw("swarm: latency", [0, 500, 2_000, 6_000]),
-            set_aside: draw("swarm: set aside", [0, 500, 2_000, 5_000]),
         }
     }
 }
@@ -123,6 +87,19 @@ pub struct Server {
     flaws: BTreeSet<Flaw>,
     seq: AtomicU64,
     faulty: AtomicBool,
+    /// Which kinds of faults have happened: a bit each.
+    met: AtomicU64,
+    /// Nodes that may be struck in the middle of a call. Not as nodes, which hold this server.
+    exposed: Mutex<BTreeMap<NodeId, Exposed>>,
+    /// Those that stand still in the middle of a call.
+    stopped: Mutex<BTreeMap<NodeId, Exposed>>,
+    /// Until when the store is down, in microseconds of virtual time.
+    down_until: AtomicU64,
+    /// What is on the disk, where commits don't wait for it.
+    synced: Mutex<Vec<StoreRow>>,
+    disk_full: AtomicBool,
+    /// How far the store's clock has jumped, in microseconds.
+    jumped: AtomicI64,
     clock: Option<ManualClock>,
     pub(crate) gate: Option<Gate>,
     started: OnceLock<tokio::time::Instant>,
@@ -152,7 +129,15 @@ impl Server {
 
     /// The store's clock: virtual time, unless it is set by hand.
     pub(crate) fn now(&self) -> Timestamp {
-        self.clock.as_ref().map_or_else(|| EPOCH + self.elapsed(), ManualClock::now)
+        self.clock.as_ref().map_or_else(
+            || {
+                let jumped = Timestamp::from_micros(
+                    EPOCH.as_micros().saturating_add(self.jumped.load(Ordering::Relaxed)),
+                );
+                jumped + self.elapsed()
+            },
+            ManualClock::now,
+        )
     }
 
     /// Virtual time since it was asked for first.
@@ -188,6 +173,53 @@ impl Server {
         self.faulty.load(Ordering::Relaxed)
     }
 
+    /// Notes that a fault of this kind has happened.
+    pub(crate) fn met(&self, fault: Fault) {
+        self.met.fetch_or(fault.bit(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn exposed_nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Exposed>> {
+        self.exposed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn stopped_nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Exposed>> {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
+        let until = self.down_until.load(Ordering::Relaxed);
+        until > 0 && self.elapsed() < Duration::from_micros(until)
+    }
+
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.disk_full.load(Ordering::Relaxed)
+    }
+
+    /// All memory of a process is gone, at whatever await it is.
+    pub(crate) fn crash_node(&self, id: NodeId, name: &str, alive: &AtomicBool) {
+        if alive.swap(false, Ordering::Relaxed) {
+            self.history.record(self.now(), Event::Crashed { node: name.to_owned() });
+        }
+        self.exposed_nodes().remove(&id);
+        self.scheduler.kill(id);
+    }
+
+    /// What a crash loses of what was committed and not synced.
+    fn lose_unsynced(&self) {
+        let synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.db().crash_back_to(synced.iter().cloned());
+        self.history.fell_back(self.now(), &synced);
+    }
+
+    /// Now and then what is committed reaches the disk: only where it doesn't with each commit.
+    fn sync_now_and_then(&self) {
+        if self.has(Flaw::RelaxedDurability) && self.choices.pick(Stream::Storage, "synced", 0, 16) == 0 {
+            let tables = (0..table::COUNT).map(Table);
+            let rows = self.db().synced(tables);
+            *self.synced.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+        }
+    }
+
     /// Somebody's locks may have been freed.
     pub(crate) fn progress(&self) {
         self.turns.notify(Hint::CHANGED);
@@ -219,15 +251,19 @@ impl Server {
                 | StoreRow::Log(_)
                 | StoreRow::Checkpoint(_)
                 | StoreRow::Alias(_)
-                | StoreRow::Worker(_) => {}
+                | StoreRow::Worker(_)
+                | StoreRow::Item(_) => {}
             }
         }
         self.history.committed(self.now(), rows, deleted);
+        self.sync_now_and_then();
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (number, wake) in listeners.iter().enumerate() {
             let lost = self.is_faulty()
                 && self.choices.odds(Stream::Faults, "hint lost", number as u64, self.faults.hint_lost);
-            if !lost && hint != Hint::default() {
+            if lost {
+                self.met(Fault::HintLost);
+            } else if hint != Hint::default() {
                 wake.notify(hint);
             }
         }
@@ -252,6 +288,10 @@ impl World {
 
     /// A world with an empty store of this kind and no nodes, on a scheduler that may have others.
     pub fn on(scheduler: Scheduler, choices: Choices, kind: Kind) -> Self {
+        Self::named("simulated", scheduler, choices, kind)
+    }
+
+    fn named(store: &'static str, scheduler: Scheduler, choices: Choices, kind: Kind) -> Self {
         let Kind { profile, flaws, faults, clock, gate } = kind;
         let mode = match profile {
             Profile::Postgres => Mode::Postgres,
@@ -264,11 +304,18 @@ impl World {
             latency_odds: faults.latency,
             faults,
             history: History::new(),
-            store: StoreId::trusted("simulated"),
+            store: StoreId::trusted(store),
             db: Mutex::new(Db::new(mode)),
             flaws,
             seq: AtomicU64::new(1),
             faulty: AtomicBool::new(true),
+            met: AtomicU64::new(0),
+            exposed: Mutex::new(BTreeMap::new()),
+            stopped: Mutex::new(BTreeMap::new()),
+            down_until: AtomicU64::new(0),
+            synced: Mutex::new(Vec::new()),
+            disk_full: AtomicBool::new(false),
+            jumped: AtomicI64::new(0),
             clock,
             gate,
             started: OnceLock::new(),
@@ -277,6 +324,13 @@ impl World {
             clock_reads: Mutex::new((0, 0)),
         };
         Self { server: Arc::new(server), nodes: Arc::new(AtomicU32::new(DATABASE.0 + 1)) }
+    }
+
+    /// Another database of the same kind, with nothing in it, at the same time: what a process works on whose URL names
+    /// the wrong one. See [`Node::storage_in`].
+    pub fn another_database(&self) -> Self {
+        let Server { scheduler, choices, profile, .. } = &*self.server;
+        Self::named("another", scheduler.clone(), choices.clone(), Kind::of(*profile))
     }
 
     /// The scheduler.
@@ -303,10 +357,71 @@ impl World {
         self.server.now()
     }
 
-    /// Stops injecting faults into calls.
+    /// Stops injecting faults into calls, and notes which there were.
     pub fn heal(&self) {
         self.server.faulty.store(false, Ordering::Relaxed);
+        self.server.disk_full.store(false, Ordering::Relaxed);
+        self.server.down_until.store(0, Ordering::Relaxed);
+        let stopped: Vec<NodeId> = self.server.stopped_nodes().keys().copied().collect();
+        stopped.into_iter().for_each(|node| self.server.thaw_stopped(node));
         self.record(Event::Healed);
+        let met = self.server.met.load(Ordering::Relaxed);
+        let faults = Fault::ALL.into_iter().filter(|fault| met & fault.bit() != 0);
+        self.record(Event::Met { faults: faults.map(Fault::goal).collect() });
+    }
+
+    /// Notes that a fault of this kind has happened.
+    pub fn met(&self, fault: Fault) {
+        self.server.met(fault);
+    }
+
+    /// The database crashes: its connections are lost, what wasn't committed is taken back, and for so long it can't be
+    /// reached. SQLite has no process of its own that could.
+    pub fn restart_store(&self, down: Duration) {
+        if self.server.profile == Profile::Sqlite {
+            return;
+        }
+        self.record(Event::StoreCrashed { down });
+        self.server.met(Fault::StoreRestarted);
+        let until = self.server.elapsed() + down;
+        self.server
+            .down_until
+            .store(u64::try_from(until.as_micros()).expect("a run is short"), Ordering::Relaxed);
+        // Whoever waits for an answer of what ran there is told that it is lost.
+        self.server.scheduler.kill(DATABASE);
+        if self.server.has(Flaw::RelaxedDurability) {
+            self.server.lose_unsynced();
+        } else {
+            self.server.db().kill_all();
+        }
+        self.server.progress();
+    }
+
+    /// From here on, or no longer, nothing that is written fits on the disk.
+    pub fn fill_disk(&self, full: bool) {
+        self.server.disk_full.store(full, Ordering::Relaxed);
+    }
+
+    /// The store's clock is set forward, or back; but not while a transaction is open, whose statements and whose commit
+    /// would be judged by two times. Says whether it was.
+    pub fn jump_store_clock(&self, micros: i64) -> bool {
+        if !self.server.db().is_quiet() {
+            return false;
+        }
+        self.server.met(Fault::StoreClockJumped);
+        self.server.jumped.fetch_add(micros, Ordering::Relaxed);
+        self.record(Event::Jumped { node: "store".into(), micros });
+        true
+    }
+
+    /// Wakes everybody who listens, several times for the same nothing.
+    pub fn hint_for_nothing(&self) {
+        self.server.met(Fault::HintSpurious);
+        self.server.met(Fault::HintFolded);
+        let listeners = self.server.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for wake in listeners.iter().chain(&listeners) {
+            wake.notify(Hint::BOTH);
+        }
     }
 
     /// Notes an event.
@@ -322,6 +437,7 @@ impl World {
             name: Arc::from(name.into()),
             alive: Arc::new(AtomicBool::new(true)),
             rate_percent,
+            jumped: Arc::new(AtomicU64::new(0)),
             world: self.clone(),
         };
         self.record(Event::Started { node: node.name.to_string() });
@@ -336,6 +452,8 @@ pub struct Node {
     name: Arc<str>,
     alive: Arc<AtomicBool>,
     rate_percent: u32,
+    /// How far its clock has jumped, in microseconds.
+    jumped: Arc<AtomicU64>,
     world: World,
 }
 
@@ -365,9 +483,51 @@ impl Node {
         SimStorage::new(self.world.server.clone(), self.clone())
     }
 
+    /// A new connection of this process to the store of another world, which it takes for its own.
+    pub fn storage_in(&self, other: &World) -> SimStorage {
+        SimStorage::new(other.server.clone(), self.clone())
+    }
+
     /// Its clock.
     pub fn clock(&self) -> SimClock {
-        SimClock { server: self.world.server.clone(), rate_percent: self.rate_percent }
+        SimClock {
+            server: self.world.server.clone(),
+            rate_percent: self.rate_percent,
+            jumped: self.jumped.clone(),
+        }
+    }
+
+    /// Its clock jumps forward, as after a pause of the whole machine. (A monotonic clock never goes back.)
+    pub fn jump_clock(&self, by: Duration) {
+        let micros = u64::try_from(by.as_micros()).expect("a jump is short");
+        self.jumped.fetch_add(micros, Ordering::Relaxed);
+        self.world.server.met(Fault::ClockJumped);
+        self.record(Event::Jumped {
+            node: self.name.to_string(),
+            micros: i64::try_from(micros).expect("a jump is short"),
+        });
+    }
+
+    /// From here on it may crash or freeze in the middle of a call, where a seed has that.
+    pub fn expose(&self) {
+        let exposed = Exposed { name: self.name.clone(), alive: self.alive.clone() };
+        self.world.server.exposed_nodes().insert(self.id, exposed);
+    }
+
+    /// From here on it may not any more.
+    pub fn shelter(&self) {
+        self.world.server.exposed_nodes().remove(&self.id);
+    }
+
+    /// What befalls a process at a place of its own, outside of any call.
+    pub(crate) async fn strike(&self, spot: Spot) {
+        // Nobody is told: there is no call.
+        let _ = self.world.server.strike(spot, self.number(), Side::Caller).await;
+    }
+
+    /// How long until the first of its leases lapses, as a worker of this name.
+    pub fn until_first_lapse(&self) -> Option<Duration> {
+        self.world.server.until_first_lapse(&self.name)
     }
 
     /// Whether it hasn't crashed.
@@ -384,9 +544,7 @@ impl Node {
 
     /// All its memory is gone, at whatever await it is.
     pub fn crash(&self) {
-        self.record(Event::Crashed { node: self.name.to_string() });
-        self.alive.store(false, Ordering::Relaxed);
-        self.world.scheduler().kill(self.id);
+        self.world.server.crash_node(self.id, &self.name, &self.alive);
     }
 
     /// It stands still; the world goes on.
@@ -402,17 +560,19 @@ impl Node {
     }
 }
 
-/// A process's clock in virtual time: the twin of `TokioClock`. It may run fast or slow.
+/// A process's clock in virtual time: the twin of `TokioClock`. It may run fast or slow, and jump forward.
 #[derive(Debug, Clone)]
 pub struct SimClock {
     server: Arc<Server>,
     rate_percent: u32,
+    jumped: Arc<AtomicU64>,
 }
 
 impl Clock for SimClock {
     fn now(&self) -> Moment {
         self.server.count_clock_read();
-        Moment::from_origin(self.server.elapsed() * self.rate_percent / 100)
+        let jumped = Duration::from_micros(self.jumped.load(Ordering::Relaxed));
+        Moment::from_origin(self.server.elapsed() * self.rate_percent / 100 + jumped)
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send {

@@ -2,16 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod attempts;
 mod place;
 
 mod acts;
 mod bench;
+mod clock_set;
 mod crash;
 mod events;
 mod health;
 mod disk_full;
 mod inputs;
 mod logs;
+mod lost;
 #[cfg(feature = "sim")]
 mod network;
 mod pages;
@@ -19,6 +22,8 @@ mod postgres;
 mod restarts;
 mod run;
 mod serve;
+mod silent;
 #[cfg(feature = "sim")]
 mod sim;
+mod slots;
 mod storm;

@@ -5,6 +5,8 @@ use std::process::{Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use steadfast_tests::postgres_server::PostgresServer;
+use steadfast_tests::postgres_session::PostgresSession;
 
 use crate::place::Place;
 
@@ -101,6 +103,37 @@ fn the_bench_names_its_figures() {
     for figure in ["seeds_per_s", "steps_per_s", "virtual_over_wall", "hash_overhead"] {
         assert!(report[figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure}: {report}");
     }
+}
+
+#[test]
+fn the_simulated_stores_are_certified_without_a_postgres_and_with_one() {
+    let place = Place::new();
+    let args = ["sim", "certify", "--programs", "6", "--seed", "100"];
+    let alone = place.json(&args);
+    for figure in ["programs", "steps"] {
+        assert!(alone[figure].as_u64() > Some(50), "{figure}: {alone}");
+    }
+    assert!(alone["blocked_steps"].as_u64() > Some(10), "{alone}");
+    assert_eq!(alone["divergences"], 0, "{alone}");
+    assert_eq!(alone["stores"], serde_json::json!(["sqlite", "postgres (recorded answers)"]));
+    let told = run(&place, &args);
+    assert!(String::from_utf8_lossy(&told.stdout).contains("no PostgreSQL was asked"), "{told:?}");
+    let test = "the_simulated_stores_are_certified_without_a_postgres_and_with_one";
+    let Some(server) = PostgresServer::shared(test) else { return };
+    let url = server.create_database("certify").unwrap();
+    let output = run(&place, &[&args[..], &["--store", &url, "--json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let both = &lines(&output.stdout)[0];
+    assert_eq!((&both["divergences"], &both["stores"][1]), (&0.into(), &"postgres".into()), "{both}");
+    assert!(both["programs"].as_u64() > alone["programs"].as_u64(), "{both}");
+    // What was made for it is gone.
+    let mut session = PostgresSession::connect(server, "certify").unwrap();
+    let left = session
+        .query("select nspname from pg_namespace where nspname like 'steadfast_certify%' union select datname from pg_database where datname like 'steadfast_certify%'")
+        .unwrap();
+    assert_eq!((left.message, left.rows), (None, Vec::new()));
+    let nowhere = run(&place, &[&args[..], &["--store", "postgres://nobody@127.0.0.1:1/nothing"]].concat());
+    assert_eq!(nowhere.status.code(), Some(5), "{nowhere:?}");
 }
 
 #[test]

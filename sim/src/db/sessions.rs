@@ -14,6 +14,7 @@ use super::snapshot::{Snapshot, Xid};
 use super::statement::Statement;
 use super::store::{Store, Undo};
 
+mod restart;
 mod sqlite;
 mod waiting;
 

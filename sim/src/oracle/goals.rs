@@ -1,11 +1,13 @@
 //! What must happen *sometimes*: a sweep in which no lease ever lapsed proves nothing about rescues, and fails.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use steadfast_core::{Cause, State, Task};
+use steadfast_core::task::OnParentFailure;
+use steadfast_core::{Cause, State, Task, TaskId};
 
 use super::Facts;
 use crate::history::{Entry, Event, SubmitAnswer};
+use crate::scenario::{handler, operator, workers};
 
 /// All goals that a sweep of a thousand seeds must reach.
 pub const GOALS: &[&str] = &[
@@ -34,6 +36,28 @@ pub const GOALS: &[&str] = &[
     "a task got another name",
     "a queue was paused and resumed",
     "an ended task was forgotten",
+    "a submit was refused for its slot",
+    "an attempt was snoozed",
+    "an attempt said how far it was",
+    "a task overtook one of lower priority",
+    "a delayed task ran when it was due",
+    "a task with a parent that had failed ran anyway",
+    "a waiting task was cancelled",
+    workers::LEFT_NOTHING,
+    workers::WAITS_RIGHTFULLY,
+    handler::REMEMBERED,
+    handler::NAMED,
+    operator::RETRIED_DUE,
+    operator::RETRIED_ANEW,
+    operator::GOT,
+    operator::LISTED,
+    operator::WAITED_FOR_END,
+    operator::WAITED_FOR_REVISION,
+    operator::LIMITED_ANEW,
+    operator::LOOKED_BEHIND,
+    operator::COUNTED,
+    operator::DIAGNOSED,
+    operator::GONE_AWAY,
 ];
 
 /// The goals that a history reaches.
@@ -42,10 +66,32 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
     let mut reached = BTreeSet::new();
     let mut running = BTreeSet::new();
     let mut paused = false;
+    let mut ready: BTreeMap<&TaskId, &Task> = BTreeMap::new();
+    let mut runs_anyway: BTreeMap<&TaskId, Vec<&TaskId>> = BTreeMap::new();
     for entry in entries {
         match &entry.event {
             Event::Changed { before, after } => {
                 reached.extend(of_change(before.as_deref(), after));
+                if after.state == State::Ready {
+                    ready.insert(&after.id, after);
+                } else {
+                    ready.remove(&after.id);
+                }
+                let claimed = before.as_ref().is_some_and(|before| after.fence > before.fence);
+                let overtaken = |other: &&Task| {
+                    other.priority > after.priority
+                        && other.submitted_at < after.submitted_at
+                        && other.queue == after.queue
+                };
+                if claimed && ready.values().any(overtaken) {
+                    reached.insert("a task overtook one of lower priority");
+                }
+                let failed = |parent: &&&TaskId| {
+                    facts.tasks.get(**parent).is_some_and(|parent| parent.state == State::Failed)
+                };
+                if claimed && runs_anyway.get(&after.id).into_iter().flatten().any(|parent| failed(&parent)) {
+                    reached.insert("a task with a parent that had failed ran anyway");
+                }
                 if after.state == State::Running {
                     running.insert(&after.id);
                 } else {
@@ -84,6 +130,16 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
                     reached.insert("a queue was paused and resumed");
                 }
             }
+            Event::Edge(edge) if edge.on_failure == OnParentFailure::Run => {
+                runs_anyway.entry(&edge.child).or_default().push(&edge.parent);
+            }
+            Event::Submitted { answer: SubmitAnswer::Refused(why), .. } if why.contains("SlotTaken") => {
+                reached.insert("a submit was refused for its slot");
+            }
+            Event::Did { what } => {
+                reached.insert(what);
+            }
+            Event::Met { faults } => reached.extend(faults),
             Event::Pruned { .. } => {
                 reached.insert("an ended task was forgotten");
             }
@@ -122,6 +178,17 @@ fn of_change(before: Option<&Task>, after: &Task) -> BTreeSet<&'static str> {
             "a deadline ended a task that waited"
         });
     }
+    let was_waiting = before.is_some_and(|before| before.state.is_waiting());
+    if was_waiting && after.state == State::Cancelled && after.cause == Some(Cause::Cancelled) {
+        reached.insert("a waiting task was cancelled");
+    }
+    if before.is_some_and(|before| before.progress.is_none()) && after.progress.is_some() {
+        reached.insert("an attempt said how far it was");
+    }
+    let was_delayed = before.is_some_and(|before| before.state == State::Scheduled && before.attempt == 0);
+    if was_delayed && matches!(after.state, State::Ready | State::Running) {
+        reached.insert("a delayed task ran when it was due");
+    }
     let was_blocked = before.is_some_and(|before| before.state == State::Blocked);
     reached.extend(was_running.then_some(after.cause).flatten().and_then(|cause| of_end(cause, after.state)));
     if was_blocked && after.state == State::Ready {
@@ -146,6 +213,7 @@ fn of_end(cause: Cause, to: State) -> Option<&'static str> {
         Cause::Timeout => Some("an attempt timed out"),
         Cause::Replaced => Some("a running task was replaced"),
         Cause::Drained => Some("a drained attempt was given back"),
+        Cause::Snoozed => Some("an attempt was snoozed"),
         Cause::Done
         | Cause::Error
         | Cause::ExitCode
@@ -154,7 +222,6 @@ fn of_end(cause: Cause, to: State) -> Option<&'static str> {
         | Cause::DependencyFailed
         | Cause::Deadline
         | Cause::Cancelled
-        | Cause::Snoozed
         | Cause::Unrecordable => None,
     }
 }

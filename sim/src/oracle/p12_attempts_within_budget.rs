@@ -19,7 +19,19 @@ pub(super) const PROPERTY: Property = Property {
 
 fn check(facts: &Facts<'_>, found: &mut Found) {
     check_deadlines(facts, found);
-    for (entry, before, after) in facts.changes() {
+    let mut hastened = BTreeSet::new();
+    // Then a time that a statement decided on may be past at the commit.
+    let stalled = facts.entries.iter().any(|entry| matches!(entry.event, Event::Stalled { .. }));
+    for entry in facts.entries {
+        let (before, after) = match &entry.event {
+            // It is due from then on, whatever its row says.
+            Event::Retrying { task } => {
+                hastened.insert(task);
+                continue;
+            }
+            Event::Changed { before, after } => (before.as_ref(), after),
+            _ => continue,
+        };
         let id = &after.id;
         if after.attempt > after.attempts_max {
             found.add(id, format!("{id} is at attempt {} of {}", after.attempt, after.attempts_max));
@@ -28,15 +40,18 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             found.add(id, format!("{id} was rescued {} times of {}", after.rescues, after.rescues_max));
         }
         let Some(before) = before else { continue };
-        if after.fence > before.fence && after.due_at > entry.at {
+        // From then on it may be claimed, even if the store's clock is set back.
+        let may_run = |state| matches!(state, State::Ready | State::Running);
+        let let_go = may_run(after.state) && !may_run(before.state);
+        if let_go && after.due_at > entry.at && !hastened.contains(id) {
             let early = after.due_at.since(entry.at);
-            found.add(id, format!("{id} was claimed {early:?} before it was due"));
+            found.add(id, format!("{id} is {} {early:?} before it was due", after.state));
         }
         let retried =
             before.state == State::Running && after.state.is_waiting() && after.cause == Some(Cause::Error);
         // The jitter may shorten the first step of the backoff by a fifth.
         let waits = after.due_at.since(entry.at);
-        if retried && (after.state == State::Ready || waits < before.backoff.min.mul_f64(0.79)) {
+        if retried && !stalled && (after.state == State::Ready || waits < before.backoff.min.mul_f64(0.79)) {
             found.add(id, format!("{id} is to be tried again after {waits:?}, before its backoff"));
         }
     }
@@ -66,6 +81,7 @@ fn check_deadlines(facts: &Facts<'_>, found: &mut Found) {
 mod tests {
     use super::super::made::*;
     use super::*;
+    use steadfast_core::Task;
 
     #[test]
     fn a_task_that_outlives_its_deadline_is_noticed() {
@@ -91,8 +107,9 @@ mod tests {
         too_often.attempt = 4;
         let mut too_many = running();
         too_many.rescues = 6;
-        let mut early = running();
+        let mut early = task();
         early.due_at = at(5);
+        let later = Task { state: State::Scheduled, ..early.clone() };
         let mut too_soon = running();
         too_soon.state = State::Scheduled;
         too_soon.cause = Some(Cause::Error);
@@ -100,10 +117,14 @@ mod tests {
         for bad in [
             changes(&[(0, task()), (1, too_often)]),
             changes(&[(0, task()), (1, too_many)]),
-            changes(&[(0, task()), (1, early)]),
+            changes(&[(0, later.clone()), (1, early.clone())]),
             changes(&[(0, running()), (1, too_soon)]),
         ] {
             tells_apart(&PROPERTY, &good, &bad);
         }
+        // Unless somebody asked for it.
+        let mut asked = changes(&[(0, later.clone()), (1, early.clone())]);
+        asked.insert(1, event(1, Event::Retrying { task: task().id }));
+        tells_apart(&PROPERTY, &asked, &changes(&[(0, later), (1, early)]));
     }
 }

@@ -170,10 +170,12 @@ impl Lanes {
             | Event::Limited { .. }
             | Event::Kept { .. }
             | Event::Aliased { .. }
-            | Event::Pruned { .. } => Some(STORE),
+            | Event::Pruned { .. }
+            | Event::Lost { .. } => Some(STORE),
             Event::Submitting { .. }
             | Event::Submitted { .. }
             | Event::Cancelled { .. }
+            | Event::Retrying { .. }
             | Event::Looked { .. } => Some(&self.client),
             Event::Told { task, fence, .. }
             | Event::Said { task, fence, .. }
@@ -184,8 +186,14 @@ impl Lanes {
             | Event::Started { node }
             | Event::Crashed { node }
             | Event::Froze { node }
-            | Event::Thawed { node } => Some(lane_of(node)),
-            Event::Healed => None,
+            | Event::Thawed { node }
+            | Event::Jumped { node, .. } => Some(lane_of(node)),
+            Event::Noted { node: Some(node), .. } => Some(lane_of(node)),
+            Event::Noted { node: None, .. } | Event::Asserted { .. } | Event::Did { .. } => {
+                Some(&self.client)
+            }
+            Event::StoreCrashed { .. } | Event::Stalled { .. } => Some(STORE),
+            Event::Healed | Event::Met { .. } | Event::Overran { .. } => None,
         }
     }
 
@@ -195,6 +203,7 @@ impl Lanes {
             Some(task) => tasks.is_empty() || tasks.contains(task),
             None => match event {
                 Event::Edge(edge) => tasks.contains(&edge.child) && tasks.contains(&edge.parent),
+                Event::Met { .. } | Event::Did { .. } => false,
                 other => self.name_of(other).is_none_or(has_lane),
             },
         }
@@ -242,10 +251,11 @@ impl Lane {
 fn task_of(event: &Event) -> Option<&TaskId> {
     match event {
         Event::Changed { after, .. } => Some(&after.id),
-        Event::Pruned { task } => Some(&task.id),
+        Event::Pruned { task } | Event::Lost { task } => Some(&task.id),
         Event::Submitting { task }
         | Event::Submitted { task, .. }
         | Event::Cancelled { task, .. }
+        | Event::Retrying { task }
         | Event::Kept { task, .. }
         | Event::Aliased { task, .. }
         | Event::Reported { task, .. }
@@ -253,12 +263,20 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Told { task, .. }
         | Event::Looked { task, .. }
         | Event::Said { task, .. } => Some(task),
+        Event::Noted { task, .. } => task.as_ref(),
         Event::Edge(_)
         | Event::Limited { .. }
         | Event::Started { .. }
         | Event::Crashed { .. }
         | Event::Froze { .. }
         | Event::Thawed { .. }
-        | Event::Healed => None,
+        | Event::Asserted { .. }
+        | Event::StoreCrashed { .. }
+        | Event::Stalled { .. }
+        | Event::Jumped { .. }
+        | Event::Did { .. }
+        | Event::Overran { .. }
+        | Event::Healed
+        | Event::Met { .. } => None,
     }
 }

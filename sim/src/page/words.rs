@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::embedded;
 use crate::choices::{Decision, Site, Stream};
+use crate::embed::TEST;
+use crate::embed::database::{COMMIT, STATEMENT};
 use crate::history::Event;
 use crate::sweep::Report;
 
@@ -62,14 +65,23 @@ impl<'a> Cast<'a> {
                     1 | 2 => "lets others in between".to_owned(),
                     n => format!("takes {n} ms"),
                 };
-                format!("storage   {} of {} {what}, {time}", place(site), self.node(*actor))
+                let who = self.session(*actor);
+                let who = who.unwrap_or_else(|| self.node(*actor).to_owned());
+                format!("storage   {} of {who} {what}, {time}", place(site))
             }
             Stream::Faults => format!("faults    {}", self.fault(site, *actor, *value, &time)),
             Stream::Workload => match self.handlers.get(actor) {
                 Some(task) => format!("workload  {task}'s handler, {time}: {}", handler(site, *value)),
+                None if *actor == TEST => format!("workload  the test picks {value} for {site:?}, {time}"),
                 None => format!("workload  t{actor:02}: {}, {time}", workload(site, *value)),
             },
         }
+    }
+
+    /// Whose session of a service's own database it is.
+    fn session(&self, actor: u64) -> Option<String> {
+        let task = self.handlers.get(&actor).map(|task| format!("{task}'s handler"));
+        task.or_else(|| (actor == TEST).then(|| "the test".to_owned()))
     }
 
     fn node(&self, actor: u64) -> &'a str {
@@ -77,6 +89,9 @@ impl<'a> Cast<'a> {
     }
 
     fn fault(&self, site: &str, actor: u64, value: u32, time: &str) -> String {
+        if let Some(words) = embedded::fault(site, actor, value, time, self.handlers.get(&actor).copied()) {
+            return words;
+        }
         let of = |table: &[&'static str]| {
             let index = usize::try_from(value).expect("small");
             table.get(index).map_or_else(|| format!("value {value}"), |word| (*word).to_owned())
@@ -102,14 +117,51 @@ impl<'a> Cast<'a> {
                     "it freezes",
                     "it freezes",
                     "it is drained, then killed",
+                    "its clock jumps",
                 ]);
                 format!("w{actor}: {blow}, {time}")
             }
             "frozen for" => {
-                format!("w{actor}: frozen for {}, {time}", of(&["1 s", "9.9 s", "10.1 s", "15 s", "40 s"]))
+                let until = ["1 s", "almost its first lease", "just over its first lease", "15 s", "40 s"];
+                format!("w{actor}: frozen for {}, {time}", of(&until))
             }
             "dead for" => format!("w{actor}: dead for {}, {time}", of(&["0 s", "1 s", "9 s", "30 s"])),
-            "drained for" => format!("w{actor}: drained for {}, {time}", of(&["4 s", "10 s"])),
+            "drained for" => {
+                format!("w{actor}: drained for {}, {time}", of(&["4 s", "10 s", "0 s", "20 ms", "1.5 s"]))
+            }
+            "clock jumps" => format!("w{actor}: by {}, {time}", of(&["1 s", "9 s", "11 s", "60 s"])),
+            "weather" => {
+                let kinds = [
+                    "holds",
+                    "the database crashes",
+                    "the disk is full",
+                    "the store's clock jumps",
+                    "everybody is hinted at nothing",
+                    "somebody writes a row and dies",
+                ];
+                format!("weather: {}, {time}", of(&kinds))
+            }
+            "down for" => format!("weather: it is down for {}", of(&["0 s", "0.3 s", "4 s", "12 s"])),
+            "disk full for" => format!("weather: it is full for {}", of(&["0.1 s", "1 s", "5 s", "15 s"])),
+            "store's clock jumps" => {
+                format!("weather: it jumps by {}", of(&["1 s", "9 s", "15 s", "-1 s", "-12 s"]))
+            }
+            "scribbles for" => format!("weather: noticed after {}", of(&["10 ms", "0.3 s", "3 s", "12 s"])),
+            "in doubt for" => {
+                let how = of(&["no time", "no time", "20 ms", "0.7 s", "4 s", "14 s"]);
+                format!("what {} is cut off from is under way for {how}", self.node(actor))
+            }
+            "stalls for" => {
+                format!("{} stands still for {}", self.node(actor), of(&["50 ms", "2 ms", "1 s", "9 s"]))
+            }
+            "frozen in a call for" => {
+                let until = ["1 s", "almost its first lease", "just over its first lease", "15 s", "40 s"];
+                format!("{} is frozen for {}", self.node(actor), of(&until))
+            }
+            "operator goes away" => format!("the operator goes away after {value} polls of act {actor}"),
+            struck if struck.starts_with("strike: ") => {
+                format!("{} is struck at {}, {time}", self.node(actor), &struck["strike: ".len()..])
+            }
             "between blows" => {
                 format!("w{actor}: {} to the next blow, {time}", of(&["0.5 s", "2 s", "5 s", "11 s", "23 s"]))
             }
@@ -123,6 +175,9 @@ impl<'a> Cast<'a> {
                 format!("the client goes away after {value} polls of its submit of t{actor:02}")
             }
             "hint lost" => format!("a hint to listener {actor} is lost, {time}"),
+            swarm if swarm.starts_with("swarm: ") => {
+                format!("this run has {}: {value}", &swarm["swarm: ".len()..])
+            }
             other => format!("{other} ({actor}): {value}, {time}"),
         }
     }
@@ -132,8 +187,8 @@ impl<'a> Cast<'a> {
 fn place(site: &str) -> &str {
     match site {
         "begin" => "the begin of a transaction",
-        "statement" => "a statement",
-        "commit" => "a commit",
+        "statement" | STATEMENT => "a statement",
+        "commit" | COMMIT => "a commit",
         "read" => "a read",
         "claim" => "a claim",
         "apply" => "a write",

@@ -3,22 +3,31 @@
 
 mod chaos;
 mod client;
-mod handler;
+pub(crate) mod handler;
+pub(crate) mod operator;
+pub(crate) mod progress;
 mod rival;
+pub mod sessions;
+mod weather;
 pub mod incidents;
 pub mod workers;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use crate::faults::Fault;
 use crate::history::Entry;
 use crate::scheduler::Bounds;
-use crate::world::World;
+use crate::world::{Profile, World};
+
+/// What happens in a scenario. A test's closure is one too: see [`embed`](crate::embed).
+pub(crate) type Play = &'static (dyn Fn(World) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync);
 
 /// A scenario.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Scenario {
     /// Its name on the command line.
     pub name: &'static str,
@@ -26,7 +35,13 @@ pub struct Scenario {
     pub about: &'static str,
     /// What must happen in it sometimes.
     pub goals: Goals,
-    pub(crate) run: fn(World) -> Pin<Box<dyn Future<Output = ()> + Send>>,
+    pub(crate) run: Play,
+}
+
+impl fmt::Debug for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scenario").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// What must happen *sometimes*: a sweep that never comes near the dangerous interleaving proves nothing.
@@ -36,16 +51,26 @@ pub struct Goals {
     pub all: &'static [&'static str],
     /// Those that a history reaches.
     pub reached: fn(&[Entry]) -> BTreeSet<&'static str>,
+    /// Whether each kind of fault that its store can have must happen, too.
+    pub has_faults: bool,
 }
 
 impl Goals {
     /// None.
-    pub const NONE: Goals = Goals { all: &[], reached: |_| BTreeSet::new() };
+    pub const NONE: Goals = Goals { all: &[], reached: |_| BTreeSet::new(), has_faults: false };
+
+    /// All goals that a sweep on this store must reach.
+    pub fn of(&self, profile: Profile) -> impl Iterator<Item = &'static str> {
+        let has_faults = self.has_faults;
+        let faults = Fault::ALL.into_iter().filter(move |fault| has_faults && fault.is_of(profile));
+        self.all.iter().copied().chain(faults.map(Fault::goal))
+    }
 }
 
 /// All scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     workers::SCENARIO,
+    sessions::SCENARIO,
     incidents::dropped_handle::SCENARIO,
     incidents::await_under_lock::SCENARIO,
     incidents::no_dispatcher::SCENARIO,

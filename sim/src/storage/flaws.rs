@@ -36,11 +36,13 @@ pub enum Flaw {
     CommitTagIgnored,
     /// A process answers reads of a task with the first row that it saw of it.
     RowCacheInClient,
+    /// Commits are acknowledged before they are on the disk: a crash of the database loses the last of them.
+    RelaxedDurability,
 }
 
 impl Flaw {
     /// All of them.
-    pub const ALL: [Flaw; 16] = [
+    pub const ALL: [Flaw; 17] = [
         Flaw::UnfencedTransition,
         Flaw::NoShareLockOnParents,
         Flaw::LimitCountedBeforeLock,
@@ -57,6 +59,7 @@ impl Flaw {
         Flaw::RescueOverwritesEnd,
         Flaw::CommitTagIgnored,
         Flaw::RowCacheInClient,
+        Flaw::RelaxedDurability,
     ];
 
     /// Its name on the command line and in tables.
@@ -78,6 +81,7 @@ impl Flaw {
             Flaw::RescueOverwritesEnd => "rescue-overwrites-end",
             Flaw::CommitTagIgnored => "commit-tag-ignored",
             Flaw::RowCacheInClient => "row-cache-in-client",
+            Flaw::RelaxedDurability => "relaxed-durability",
         }
     }
 }

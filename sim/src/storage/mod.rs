@@ -16,7 +16,7 @@ mod release;
 mod report;
 pub mod rows;
 mod slots;
-mod transaction;
+pub(crate) mod transaction;
 mod transition;
 mod waves;
 
@@ -35,11 +35,13 @@ use steadfast_core::{Error, ErrorKind, Storage};
 use tokio::sync::oneshot;
 
 use crate::choices::Stream;
-use crate::db::{LockMode, Rows, Select};
+use crate::db::{LockMode, Rows, Select, Statement};
+use crate::faults::{Fault, Side, Spot};
 use crate::scheduler::yield_now;
 use crate::world::{DATABASE, Node, Profile, Server};
 use flaws::Flaw;
 use transaction::Transaction;
+pub(crate) use transaction::point;
 
 /// A process's handle to the simulated store.
 #[derive(Debug, Clone)]
@@ -81,6 +83,24 @@ impl SimStorage {
         let row = Rows::by_keys(rows::table::TASK, [rows::RowKey::Task(task.clone())]);
         transaction.lock(LockMode::Update, Select::new(row)).await?;
         tokio::time::sleep(time).await;
+        Ok(())
+    }
+
+    /// A stranger's transaction: writes a task's row, and dies without an end. After so long the store notices, and takes
+    /// it back.
+    ///
+    /// # Errors
+    /// If the row can't be written.
+    pub async fn write_and_die(&self, task: &TaskId, time: Duration) -> Result<(), Error> {
+        let transaction = Transaction::begin(self.server.clone(), self.actor()).await?;
+        let row = Rows::by_keys(rows::table::TASK, [rows::RowKey::Task(task.clone())]);
+        let scribble = |row: &rows::StoreRow| row.with(|task| task.error = Some("scribbled".to_owned()));
+        let written = transaction.run(Statement::update(row, scribble)).await?;
+        tokio::time::sleep(time).await;
+        drop(transaction);
+        if !written.is_empty() {
+            self.server.met(Fault::DeadSession);
+        }
         Ok(())
     }
 
@@ -135,19 +155,33 @@ impl SimStorage {
         let fate = self.fate(what, writes);
         match fate {
             Fate::Refused => {
+                self.server.met(Fault::Unavailable);
                 return Err(Error::new(ErrorKind::Unavailable, "injected: the store can't be reached"));
             }
-            Fate::Conflict => return Err(Error::new(ErrorKind::Conflict, "injected: conflict")),
+            Fate::Conflict => {
+                self.server.met(Fault::Conflict);
+                return Err(Error::new(ErrorKind::Conflict, "injected: conflict"));
+            }
             Fate::Fine | Fate::Severed | Fate::Ghost | Fate::AnswerLost | Fate::Slow => {}
         }
+        self.server.strike(Spot::Sent, self.actor(), Side::Caller).await?;
+        if self.server.is_down() {
+            return Err(Error::new(ErrorKind::Unavailable, "the database is starting up"));
+        }
+        let late = if fate == Fate::Ghost { self.late_by() } else { Duration::ZERO };
         let patience = self.server.choices.pick(Stream::Faults, "noticed after", self.actor(), 8);
         let (answer, answered) = oneshot::channel();
         let place = match self.server.profile {
             Profile::Postgres => DATABASE,
             Profile::Sqlite => self.node.id,
         };
+        let server = self.server.clone();
         self.server.scheduler.spawn(place, what, async move {
+            if !late.is_zero() {
+                tokio::time::sleep(late).await;
+            }
             let result = if fate == Fate::Severed { sever(plan, patience).await } else { Some(plan.await) };
+            server.note(fate, result.as_ref().map(Result::is_ok), answer.is_closed());
             // The caller may be gone.
             if let Some(result) = result {
                 let _ = answer.send(result);
@@ -165,10 +199,38 @@ impl SimStorage {
             }
             Fate::Slow => {
                 let result = answered.await;
+                self.server.met(Fault::SlowAnswer);
                 tokio::time::sleep(Duration::from_millis(u64::from(patience) * 200)).await;
                 result.unwrap_or_else(|_| Err(lost()))
             }
-            Fate::Fine | Fate::Refused | Fate::Conflict => answered.await.unwrap_or_else(|_| Err(lost())),
+            Fate::Fine | Fate::Refused | Fate::Conflict => {
+                let result = answered.await.unwrap_or_else(|_| Err(lost()));
+                self.server.strike(Spot::Answered, self.actor(), Side::Caller).await?;
+                result
+            }
+        }
+    }
+
+    /// How long a call is under way before it reaches the store, whose caller gives it up. No longer than a caller of
+    /// the real store would wait for its answer.
+    fn late_by(&self) -> Duration {
+        let which = self.server.choices.pick(Stream::Faults, "in doubt for", self.actor(), 6);
+        Duration::from_millis([0, 0, 20, 700, 4_000, 14_000][which as usize])
+    }
+}
+
+impl Server {
+    /// Notes what a call met.
+    fn note(&self, fate: Fate, committed: Option<bool>, given_up: bool) {
+        match (fate, committed) {
+            (Fate::Ghost, Some(true)) if given_up => self.met(Fault::InDoubt),
+            (Fate::Ghost | Fate::AnswerLost | Fate::Severed, Some(true)) => {
+                self.met(Fault::LostAfterCommit);
+            }
+            (Fate::Severed, None) => self.met(Fault::LostBeforeCommit),
+            (Fate::Fine | Fate::Refused | Fate::Conflict | Fate::Slow, _)
+            | (Fate::Ghost | Fate::AnswerLost | Fate::Severed, Some(false))
+            | (Fate::Ghost | Fate::AnswerLost, None) => {}
         }
     }
 }

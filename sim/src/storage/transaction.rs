@@ -11,6 +11,7 @@ use crate::choices::Stream;
 use crate::db::{
     Begin, Db, Ended, ErrorClass, LockMode, Mode, Progress, Row, Rows, Select, SessionId, Statement,
 };
+use crate::faults::{Fault, Side, Spot};
 use crate::scheduler::yield_now;
 use crate::world::Server;
 
@@ -21,8 +22,8 @@ use super::rows::{RowKey, StoreRow};
 const LOCK_TIMEOUT: Duration = Duration::from_millis(40);
 /// In how many of ten thousand cases a commit is a rollback, for [`Flaw::CommitTagIgnored`].
 const FAILED_COMMITS: u32 = 300;
-/// How often a writer asks again for SQLite's write lock, a millisecond apart.
-const BUSY_ROUNDS_MAX: u32 = 2_000;
+/// How long a writer waits for SQLite's write lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An open transaction. Dropping it rolls it back.
 pub(super) struct Transaction {
@@ -41,31 +42,51 @@ impl Transaction {
             Mode::Postgres => Begin::ReadCommitted,
             Mode::Sqlite => Begin::Immediate,
         };
-        for _ in 0..BUSY_ROUNDS_MAX {
+        let mut waiting = None;
+        loop {
             transaction.point("begin").await;
             let begun = transaction.server.db().begin(session, begin);
             match begun {
                 Ok(()) => return Ok(transaction),
-                Err(ErrorClass::Busy) => tokio::time::sleep(Duration::from_millis(1)).await,
-                Err(error) => return Err(classed(error)),
+                Err(ErrorClass::Busy) => {
+                    let (turns, patience) = waiting.get_or_insert_with(|| {
+                        (transaction.server.turns(), Box::pin(tokio::time::sleep(BUSY_TIMEOUT)))
+                    });
+                    let turn = std::pin::pin!(turns.wait());
+                    if let Either::Right(_) = select(turn, patience.as_mut()).await {
+                        break;
+                    }
+                }
+                Err(error) => return Err(transaction.server.failed(error)),
             }
         }
+        transaction.server.met(Fault::Busy);
         Err(Error::new(ErrorKind::Contended, "another process kept the file locked"))
     }
 
     /// Runs a statement to its answer.
     pub(super) async fn run(&self, statement: Statement<StoreRow>) -> Result<Vec<StoreRow>, Error> {
         self.point("statement").await;
-        let progress = self.server.db().start(self.session, statement);
+        self.server.strike(Spot::Statement, self.actor, Side::Store).await?;
+        let progress = {
+            let mut db = self.server.db();
+            if !db.is_alive(self.session) {
+                return Err(gone());
+            }
+            db.start(self.session, statement)
+        };
         let answer = match progress {
             Progress::Done(answer) => answer,
-            Progress::Waiting => self.wait().await,
+            Progress::Waiting => {
+                self.server.strike(Spot::LockWait, self.actor, Side::Store).await?;
+                self.wait().await?
+            }
         };
         if answer.is_err() {
             // A failed statement has freed its locks.
             self.server.progress();
         }
-        answer.map_err(classed)
+        answer.map_err(|class| self.server.failed(class))
     }
 
     /// Selects, and locks the rows where the database has row locks: SQLite's only writer needs none.
@@ -106,20 +127,23 @@ impl Transaction {
         Ok(())
     }
 
-    async fn wait(&self) -> Result<Vec<StoreRow>, ErrorClass> {
+    async fn wait(&self) -> Result<Result<Vec<StoreRow>, ErrorClass>, Error> {
         let mut turns = self.server.turns();
         let timeout = tokio::time::sleep(LOCK_TIMEOUT);
         let mut timeout = std::pin::pin!(timeout);
         loop {
             let progress = {
                 let mut db = self.server.db();
+                if !db.is_alive(self.session) {
+                    return Err(gone());
+                }
                 let may = db.runnable().any(|session| session == self.session);
                 may.then(|| db.resume(self.session))
             };
             match progress {
                 Some(Progress::Done(answer)) => {
                     self.server.progress();
-                    return answer;
+                    return Ok(answer);
                 }
                 // It stands elsewhere in the queues now: others may have become first.
                 Some(Progress::Waiting) => self.server.progress(),
@@ -127,7 +151,11 @@ impl Transaction {
             }
             let turn = std::pin::pin!(turns.wait());
             if let Either::Right(_) = select(turn, timeout.as_mut()).await {
-                return self.server.db().fail(self.session, ErrorClass::LockTimeout);
+                let mut db = self.server.db();
+                if !db.is_alive(self.session) {
+                    return Err(gone());
+                }
+                return Ok(db.fail(self.session, ErrorClass::LockTimeout));
             }
         }
     }
@@ -137,6 +165,10 @@ impl Transaction {
         self.point("commit").await;
         if self.server.gate.as_ref().is_some_and(|gate| gate.is_abandoned(self.actor)) {
             return Err(Error::new(ErrorKind::Unavailable, "abandoned at the gate"));
+        }
+        self.server.strike(Spot::Commit, self.actor, Side::Store).await?;
+        if let Some(full) = self.disk_error() {
+            return Err(self.server.failed(full));
         }
         self.over = true;
         let is_taken_back = self.has(Flaw::CommitTagIgnored)
@@ -149,6 +181,9 @@ impl Transaction {
         }
         let ended = {
             let mut db = self.server.db();
+            if !db.is_alive(self.session) {
+                return Err(gone());
+            }
             let written: Vec<StoreRow> = db.written(self.session).into_iter().cloned().collect();
             let deleted: Vec<RowKey> = db.deleted(self.session).into_iter().map(|(_, key)| key).collect();
             let ended = db.commit(self.session);
@@ -161,12 +196,23 @@ impl Transaction {
         };
         self.server.progress();
         match ended {
-            Ended::Committed => Ok(()),
+            Ended::Committed => self.server.strike(Spot::Committed, self.actor, Side::Store).await,
             Ended::RolledBack | Ended::NoTransaction => Err(Error::new(
                 ErrorKind::Broken,
                 "COMMIT answered ROLLBACK: a failed statement was overlooked",
             )),
         }
+    }
+
+    /// Why the commit fails, if the disk is full and there is something to write.
+    fn disk_error(&self) -> Option<ErrorClass> {
+        if !self.server.is_disk_full() {
+            return None;
+        }
+        let db = self.server.db();
+        let wrote = db.is_alive(self.session)
+            && !(db.written(self.session).is_empty() && db.deleted(self.session).is_empty());
+        self.server.disk_error(wrote)
     }
 
     /// Which database this is.
@@ -197,7 +243,7 @@ impl Transaction {
 }
 
 /// A place where others may come in between.
-pub(super) async fn point(server: &Server, site: &'static str, actor: u64) {
+pub(crate) async fn point(server: &Server, site: &'static str, actor: u64) {
     match server.choices.depart(Stream::Storage, site, actor, server.latency_odds, 4) {
         0 => {}
         1 | 2 => yield_now().await,
@@ -209,14 +255,21 @@ impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.over {
             let db: &mut Db<StoreRow> = &mut self.server.db();
-            db.kill(self.session);
+            if db.is_alive(self.session) {
+                db.kill(self.session);
+            }
             self.server.progress();
         }
     }
 }
 
+/// The database crashed under an open transaction, and nothing of it is left.
+fn gone() -> Error {
+    Error::new(ErrorKind::Unknown, "the connection was lost: the database crashed")
+}
+
 /// Classes an error as the adapters do at their edge.
-fn classed(error: ErrorClass) -> Error {
+pub(crate) fn classed(error: ErrorClass) -> Error {
     let kind = match error {
         ErrorClass::SerializationFailure | ErrorClass::Deadlock | ErrorClass::BusySnapshot => {
             ErrorKind::Conflict

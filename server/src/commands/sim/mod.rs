@@ -2,6 +2,7 @@
 //! and shows what came of it.
 
 mod bench;
+mod certify;
 mod run;
 mod specimens;
 mod sweep;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use steadfast::StoreUrl;
 use steadfast_sim::capsule::{CapsuleError, find};
 use steadfast_sim::oracle::Violation;
 use steadfast_sim::scenario::{SCENARIOS, Scenario, workers};
@@ -35,6 +37,13 @@ pub struct Sim {
     pub command: SimCommand,
 }
 
+impl Sim {
+    /// Whether it looks at a store that the command line names.
+    pub(super) fn asks_a_store(&self) -> bool {
+        matches!(self.command, SimCommand::Certify(_))
+    }
+}
+
 /// What to do with the simulator.
 #[derive(Debug, Subcommand)]
 pub enum SimCommand {
@@ -48,6 +57,8 @@ pub enum SimCommand {
     Specimens(Specimens),
     /// Measure how soon each of them is found; exit code 1 where one isn't
     Table(Table),
+    /// Play the same programs on the simulated stores and on real ones; exit code 1 where they differ
+    Certify(Certify),
     /// Measure the simulator on this machine, on one core
     Bench(Bench),
 }
@@ -156,6 +167,17 @@ pub struct Table {
     pub jobs: Option<NonZeroUsize>,
 }
 
+/// `sim certify`.
+#[derive(Debug, Args)]
+pub struct Certify {
+    /// How many random programs of each kind
+    #[arg(long, value_name = "N", default_value = "200")]
+    pub programs: u64,
+    /// The first of them
+    #[arg(long, value_name = "SEED", default_value = "0", value_parser = seed)]
+    pub seed: u64,
+}
+
 /// `sim bench`.
 #[derive(Debug, Args)]
 pub struct Bench {
@@ -165,7 +187,8 @@ pub struct Bench {
 }
 
 /// Does it on a thread of its own: a simulation has an executor of its own, which can't run inside of this one.
-pub(super) async fn sim(args: Sim, out: Out) -> Result<ExitCode, Failure> {
+pub(super) async fn sim(args: Sim, store: Option<&StoreUrl>, out: Out) -> Result<ExitCode, Failure> {
+    let store = store.cloned();
     let interrupted = Interrupted::default();
     let flag = interrupted.clone();
     let done = tokio::task::spawn_blocking(move || match args.command {
@@ -174,6 +197,7 @@ pub(super) async fn sim(args: Sim, out: Out) -> Result<ExitCode, Failure> {
         SimCommand::Replay(args) => run::replay(&args, out),
         SimCommand::Specimens(args) => specimens::specimens(&args, out),
         SimCommand::Table(args) => table::table(&args, &flag, out),
+        SimCommand::Certify(args) => certify::certify(&args, store.as_ref(), &flag, out),
         SimCommand::Bench(args) => bench::bench(&args, out),
     });
     let mut done = std::pin::pin!(done);

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use steadfast_sim::determinism::Divergence;
-use steadfast_sim::oracle::goals::GOALS;
 use steadfast_sim::page::Page;
 use steadfast_sim::sweep::{News, Report, Swept};
 
@@ -115,10 +114,8 @@ fn summarise(
 ) -> Result<(), Failure> {
     let seeds = swept.runs / per_seed.max(1);
     let rate = swept.runs as f64 / wall.as_secs_f64().max(1e-9);
-    let goals: serde_json::Map<String, serde_json::Value> = GOALS
-        .iter()
-        .map(|goal| ((*goal).to_owned(), json!(swept.goals.get(goal).copied().unwrap_or(0))))
-        .collect();
+    let goals: serde_json::Map<String, serde_json::Value> =
+        swept.goals.iter().map(|(goal, runs)| ((*goal).to_owned(), json!(runs))).collect();
     let json = json!({
         "seeds": seeds, "violations": swept.failures, "sometimes": goals, "seeds_per_s": rate,
         "virtual_s": swept.virtual_time.as_secs_f64(), "runs": swept.runs, "steps": swept.steps,
@@ -138,7 +135,7 @@ fn summarise(
             swept.reruns
         )?;
         let missed = swept.missed();
-        writeln!(out, "{} of {} goals were reached", GOALS.len() - missed.len(), GOALS.len())?;
+        writeln!(out, "{} of {} goals were reached", swept.goals.len() - missed.len(), swept.goals.len())?;
         missed.iter().try_for_each(|goal| writeln!(out, "  never: {goal}"))
     })
 }

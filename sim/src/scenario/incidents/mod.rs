@@ -39,17 +39,17 @@ const LOOK: Duration = Duration::from_secs(2);
 const RESUBMITS_MAX: u32 = 40;
 
 /// What a handler of such a service does.
-type Work = fn(Process, Context) -> Pin<Box<dyn Future<Output = Verdict> + Send>>;
+pub(super) type Work = fn(Process, Context) -> Pin<Box<dyn Future<Output = Verdict> + Send>>;
 
 /// A process of the service, with its engine.
 #[derive(Debug, Clone)]
-struct Process {
-    node: Node,
-    engine: Engine<SimStorage, SimClock>,
+pub(super) struct Process {
+    pub(super) node: Node,
+    pub(super) engine: Engine<SimStorage, SimClock>,
 }
 
 impl Process {
-    fn start(world: &World, name: impl Into<String>) -> Self {
+    pub(super) fn start(world: &World, name: impl Into<String>) -> Self {
         let node = world.start(name, 100);
         let (engine, commits) = Engine::new(node.storage(), node.clock());
         node.spawn("committer", commits);
@@ -57,7 +57,12 @@ impl Process {
     }
 
     /// Starts a process that works.
-    fn start_worker(world: &World, name: impl Into<String>, concurrency: usize, work: Work) -> Self {
+    pub(super) fn start_worker(
+        world: &World,
+        name: impl Into<String>,
+        concurrency: usize,
+        work: Work,
+    ) -> Self {
         let process = Self::start(world, name);
         // Dropping the handle changes nothing: the supervisor owns its attempts.
         drop(process.work(concurrency, work));
@@ -79,7 +84,7 @@ impl Process {
     }
 
     /// Submits a task, again and again where that may help. With `patience` the caller goes away after so many polls.
-    async fn submit(&self, task: NewTask, patience: u32) -> SubmitAnswer {
+    pub(super) async fn submit(&self, task: NewTask, patience: u32) -> SubmitAnswer {
         let id = task.id.clone();
         self.node.record(Event::Submitting { task: id.clone() });
         let mut answer = SubmitAnswer::Failed(ErrorKind::Unknown);
@@ -102,13 +107,13 @@ impl Process {
         answer
     }
 
-    fn pick(&self, stream: Stream, site: &'static str, number: u64, n: usize) -> usize {
+    pub(super) fn pick(&self, stream: Stream, site: &'static str, number: u64, n: usize) -> usize {
         let n = u32::try_from(n).expect("few");
         self.node.world().choices().pick(stream, site, number, n) as usize
     }
 
     /// Waits for one of these times, in milliseconds; the first is the default.
-    async fn pause(&self, site: &'static str, number: u64, millis: &[u64]) {
+    pub(super) async fn pause(&self, site: &'static str, number: u64, millis: &[u64]) {
         let chosen = millis[self.pick(Stream::Workload, site, number, millis.len())];
         tokio::time::sleep(Duration::from_millis(chosen)).await;
     }
@@ -140,25 +145,25 @@ impl Handler for Noted {
 }
 
 /// A task of this number, whose payload is its id.
-fn new_task(name: &str, number: u64) -> NewTask {
+pub(super) fn new_task(name: &str, number: u64) -> NewTask {
     let id = format!("{name}-{number}");
     let payload = id.clone().into_bytes();
     NewTask::new(TaskId::trusted(id), Kind::trusted("work"), payload)
 }
 
 /// The number of the context's task.
-fn number_of(context: &Context) -> u64 {
+pub(super) fn number_of(context: &Context) -> u64 {
     let digits = context.task_id().as_str().rsplit('-').next();
     digits.and_then(|digits| digits.parse().ok()).expect("named by `new_task`")
 }
 
 /// Done, with the fence by which the oracle knows whose word it was.
-fn done(context: &Context) -> Verdict {
+pub(super) fn done(context: &Context) -> Verdict {
     Verdict::done(format!("fence {}", context.fence()).into_bytes())
 }
 
 /// Faults stop, and everything must come to an end; the bound on this wait is the run's.
-async fn heal_and_end(world: &World) {
+pub(super) async fn heal_and_end(world: &World) {
     world.heal();
     // What a caller that went away had asked for may still be on its way to the store.
     waiting_for("calls that nobody waits for", tokio::time::sleep(STRAGGLERS)).await;

@@ -20,8 +20,8 @@ const OVERTAKEN: &str = "a look that began before a commit came back after it wi
 pub const SCENARIO: Scenario = Scenario {
     name: "incident-4-stale-status",
     about: "a client polls and waits while a worker in another process commits",
-    goals: Goals { all: &[SAW_BOTH, OVERTAKEN], reached },
-    run: |world| Box::pin(run(world)),
+    goals: Goals { all: &[SAW_BOTH, OVERTAKEN], reached, has_faults: false },
+    run: &|world| Box::pin(run(world)),
 };
 
 const TASKS: u64 = 3;

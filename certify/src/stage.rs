@@ -1,6 +1,6 @@
 //! What a stage on which programs are played has to offer, and how two of them are compared step by step.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io;
 
 use super::language::{Act, Record, Store};
@@ -62,12 +62,31 @@ pub struct Transcript(pub String);
 /// The number of sessions on every stage.
 pub const SESSIONS: usize = 4;
 
+/// Where the kernel and a store differ, or a program doesn't show what it states: the program so far, and both sides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference(pub String);
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Difference {}
+
 /// Plays a program on the kernel and, if there is one, on the real store, and checks that both show the same.
 /// Returns the transcript of the real store, or of the kernel without one.
 ///
-/// # Panics
+/// # Errors
 /// If the stages differ, or a fact that the program states isn't there.
-pub fn play(program: &Program, kernel: &mut dyn Stage, mut real: Option<&mut dyn Stage>) -> Transcript {
+///
+/// # Panics
+/// If the store fails.
+pub fn compare(
+    program: &Program,
+    kernel: &mut dyn Stage,
+    mut real: Option<&mut dyn Stage>,
+) -> Result<Transcript, Difference> {
     let works = "the store works";
     kernel.reset(&program.rows).expect("the kernel does no I/O");
     if let Some(real) = real.as_deref_mut() {
@@ -81,26 +100,31 @@ pub fn play(program: &Program, kernel: &mut dyn Stage, mut real: Option<&mut dyn
         let Some(real) = real.as_deref_mut() else { continue };
         let observed = real.step(*session, act, Some(&simulated)).expect(works);
         let real_text = step_text(program.store, *session, act, &observed);
-        assert_eq!(real_text, text, "the kernel (right) differs from the store (left)\n{transcript}");
+        if real_text != text {
+            return Err(Difference(format!("{transcript}but the store shows\n{real_text}")));
+        }
     }
     let rows = kernel.rows().expect("the kernel does no I/O");
     writeln!(transcript, "end: {}", rows.join(", ")).expect("a string takes all");
-    if let Some(real) = real {
-        assert_eq!(real.rows().expect(works), rows, "the kernel (right) differs at the end\n{transcript}");
+    let real_rows = real.map(|real| real.rows().expect(works));
+    if let Some(real_rows) = real_rows.filter(|real_rows| *real_rows != rows) {
+        return Err(Difference(format!("{transcript}but the store ends with {}", real_rows.join(", "))));
     }
-    check_facts(program, &transcript, &rows);
-    Transcript(transcript)
+    check_facts(program, &transcript, &rows)?;
+    Ok(Transcript(transcript))
 }
 
-#[track_caller]
-fn check_facts(program: &Program, transcript: &str, rows: &[String]) {
+fn check_facts(program: &Program, transcript: &str, rows: &[String]) -> Result<(), Difference> {
     assert!(!program.facts.is_empty(), "{} states no fact", program.name);
     for fact in program.facts {
         let (wanted, text) = fact.strip_prefix("no ").map_or((true, *fact), |text| (false, text));
         let is_there =
             rows.iter().any(|row| row == text) || transcript.lines().any(|line| line.trim_start() == text);
-        assert_eq!(is_there, wanted, "{}: {fact}\n{transcript}", program.name);
+        if is_there != wanted {
+            return Err(Difference(format!("{} states that {fact}, but\n{transcript}", program.name)));
+        }
     }
+    Ok(())
 }
 
 /// One step and what was seen after it.

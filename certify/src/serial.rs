@@ -4,24 +4,35 @@
 //! A program is drawn while one storage plays it, because many calls are about what earlier ones answered: leases,
 //! fences, what has lapsed. The others play the very same calls.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use steadfast_core::decide;
-use steadfast_core::name::{Key, Kind, Queue, Slot, TaskId, WorkerId};
-use steadfast_core::step::{Batch, Head, Outcome, QueueLimit, Receipt, Refusal, Renewal, Step};
+use steadfast_core::Error;
+use steadfast_core::name::TaskId;
+use steadfast_core::step::{Batch, Head, Outcome, Receipt, Refusal};
 use steadfast_core::storage::{Answer, ClaimRequest, Lapsed, Lease, Query, Storage, TaskFilter};
-use steadfast_core::task::{Cause, Due, NewTask, OnConflict, OnParentFailure, Parent, State};
+use steadfast_core::task::{Cause, State};
 use steadfast_core::time::{ManualClock, Timestamp};
-use steadfast_core::{Error, Verdict};
 
-use crate::random::Random;
+mod draw;
+
+use draw::Generator;
 
 /// What the store's clock shows when a program begins.
 pub const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
+/// When a ready task has waited too long, and a running one has been silent for too long.
+const STALE: Duration = Duration::from_secs(30);
+const STUCK: Duration = Duration::from_secs(60);
 /// How many calls a program has.
 pub const CALLS: usize = 60;
+
+/// What empties the tables of the PostgreSQL adapter in this schema between two programs.
+#[must_use]
+pub fn empty_postgres(schema: &str) -> String {
+    let tables = ["task", "edge", "attempt", "queue", "log", "checkpoint", "alias", "worker"];
+    let named = tables.map(|table| format!("\"{schema}\".{table}"));
+    format!("truncate {} restart identity", named.join(", "))
+}
 
 /// One thing that happens.
 #[derive(Debug, Clone)]
@@ -188,6 +199,7 @@ fn shown(call: &Call, answer: &Answered, measure: Measure) -> String {
 struct Seen {
     leases: Vec<Lease>,
     lapsed: Vec<Lapsed>,
+    overdue: Vec<TaskId>,
     heads: Vec<(TaskId, Head)>,
 }
 
@@ -215,6 +227,11 @@ async fn play(store: &impl Storage, clock: &ManualClock, call: &Call, seen: &mut
             Ok((as_of, Answer::Heads(mut heads))) => {
                 heads.sort_by(|a, b| a.0.cmp(&b.0));
                 format!("{as_of:?} {heads:?}")
+            }
+            Ok((as_of, Answer::Overdue(mut overdue))) => {
+                overdue.sort_by(|a, b| a.0.cmp(&b.0));
+                seen.overdue = overdue.iter().map(|(task, _)| task.clone()).collect();
+                format!("{as_of:?} {overdue:?}")
             }
             Ok((as_of, Answer::Lapsed(mut lapsed))) => {
                 // Of those that lapsed at the same instant any may come first.
@@ -268,9 +285,24 @@ async fn rows(store: &impl Storage) -> (Vec<String>, Vec<String>) {
         panic!("tasks were asked for")
     };
     let (mut rows, mut in_outcomes) = (Vec::new(), Vec::new());
+    for query in [Query::Workers, Query::Stats { stale: STALE, stuck: STUCK }] {
+        let answer = store.read(&query).await.expect("the store answers").answer;
+        rows.push(format!("{answer:?}"));
+        in_outcomes.push(format!("{answer:?}"));
+    }
     for mut task in tasks {
-        let attempts = store.read(&Query::Attempts(task.id.clone())).await.expect("the store answers");
-        let attempts = format!("{} {:?}", task.id, attempts.answer);
+        let id = || task.id.clone();
+        let beside = [
+            Query::Attempts(id()),
+            Query::Parents(id()),
+            Query::Checkpoints(id()),
+            Query::Log { task: id(), after: (0, 0), limit: 1_000 },
+        ];
+        let mut attempts = task.id.to_string();
+        for query in beside {
+            let answer = store.read(&query).await.expect("the store answers").answer;
+            write!(attempts, " {answer:?}").expect("a string takes all");
+        }
         rows.extend([format!("{task:?}"), attempts.clone()]);
         if task.state.is_terminal() {
             task.parents_pending = 0;
@@ -281,202 +313,4 @@ async fn rows(store: &impl Storage) -> (Vec<String>, Vec<String>) {
         in_outcomes.extend([format!("{task:?}"), attempts]);
     }
     (rows, in_outcomes)
-}
-
-/// Draws calls over few names, so that they meet.
-struct Generator {
-    random: Random,
-    style: Style,
-    seen: Seen,
-    sent: Vec<Vec<Batch>>,
-}
-
-const IDS: usize = 16;
-
-impl Generator {
-    fn new(seed: u64, style: Style) -> Self {
-        Self { random: Random::new(seed), style, seen: Seen::default(), sent: Vec::new() }
-    }
-
-    fn call(&mut self) -> Call {
-        match self.random.below(100) {
-            0..15 => Call::Claim(self.claim()),
-            15..25 => {
-                let seconds = *self.random.pick(&[0, 1, 1, 5, 40, 200]);
-                Call::Advance(Duration::from_micros(seconds * 1_000_000 + 7))
-            }
-            25..32 => Call::Read(Query::Lapsed { limit: 100 }),
-            32..40 => Call::Read(self.query()),
-            40..48 if !self.sent.is_empty() => Call::Apply(self.random.pick(&self.sent).clone()),
-            _ => {
-                let call = self.batches();
-                self.sent.push(call.clone());
-                Call::Apply(call)
-            }
-        }
-    }
-
-    fn claim(&mut self) -> ClaimRequest {
-        let queues = match self.random.below(3) {
-            0 => vec![Queue::trusted("q0")],
-            1 => vec![Queue::trusted("q1"), Queue::trusted("q0")],
-            _ => vec![Queue::trusted("q0"), Queue::trusted("q1")],
-        };
-        let both = vec![Kind::trusted("a"), Kind::trusted("b")];
-        ClaimRequest {
-            worker: WorkerId::trusted(format!("worker-{}", self.random.below(3))),
-            queues,
-            kinds: if self.random.chance(70) { both } else { vec![Kind::trusted("a")] },
-            limit: *self.random.pick(&[1, 2, 5]),
-            lease: Duration::from_secs(*self.random.pick(&[10, 30, 100])),
-        }
-    }
-
-    fn query(&mut self) -> Query {
-        match self.random.below(5) {
-            0 => Query::Task(self.id()),
-            1 => Query::Attempts(self.id()),
-            2 => Query::Heads((0..4).map(|_| self.id()).collect::<BTreeSet<_>>().into_iter().collect()),
-            _ => {
-                let state = *self.random.pick(&State::ALL);
-                let limit = *self.random.pick(&[1, 3, 100]);
-                let queue = self.random.chance(30).then(|| Queue::trusted("q1"));
-                let slot = self.random.chance(20).then(|| self.slot());
-                let state = self.random.chance(70).then_some(state);
-                Query::Tasks(TaskFilter { state, queue, slot, limit, ..TaskFilter::default() })
-            }
-        }
-    }
-
-    fn id(&mut self) -> TaskId {
-        TaskId::trusted(format!("t{:02}", self.random.below(IDS)))
-    }
-
-    fn slot(&mut self) -> Slot {
-        Slot::trusted(format!("slot {}", self.random.below(3)))
-    }
-
-    /// One call. It writes a task once at most.
-    fn batches(&mut self) -> Vec<Batch> {
-        if self.style == Style::Plain {
-            let steps = self.steps();
-            return if steps.is_empty() { Vec::new() } else { vec![Batch { steps }] };
-        }
-        let mut written = BTreeSet::new();
-        let mut limited = BTreeSet::new();
-        let count = *self.random.pick(&[1, 1, 2, 3, 5]);
-        let mut batches = Vec::new();
-        for _ in 0..count {
-            let mut steps = Vec::new();
-            let mut slots = BTreeSet::new();
-            for _ in 0..*self.random.pick(&[1, 1, 1, 2, 3]) {
-                steps.extend(self.steps());
-            }
-            steps.retain(|step| match step {
-                // The contract leaves open what becomes of two newcomers for one slot in one batch.
-                Step::Insert(step) => {
-                    step.task.slot.as_ref().is_none_or(|(slot, _)| slots.insert(slot.clone()))
-                }
-                Step::Transition(step) => written.insert(step.task.clone()),
-                Step::Renew(step) => written.insert(step.task.clone()),
-                Step::Limit(step) => limited.insert(step.queue.clone()),
-                Step::Pause(step) => limited.insert(step.queue.clone()),
-                Step::Report(step) => written.insert(step.task.clone()),
-                Step::Beat(_) | Step::Prune(_) => true,
-            });
-            if !steps.is_empty() {
-                batches.push(Batch { steps });
-            }
-        }
-        batches
-    }
-
-    fn steps(&mut self) -> Vec<Step> {
-        match self.random.below(100) {
-            0..40 => vec![Step::Insert(self.task().into())],
-            40..62 => self.of_lease(),
-            62..72 => {
-                let task = self.id();
-                let found =
-                    *self.random.pick(&[State::Blocked, State::Scheduled, State::Ready, State::Running]);
-                decide::cancel(&task, found, "not wanted").map(Step::Transition).into_iter().collect()
-            }
-            72..82 => {
-                let (holder, mut newcomer) = (self.id(), self.task());
-                newcomer.slot = Some((self.slot(), OnConflict::Replace));
-                let displace = decide::replace(&holder, &newcomer.id);
-                vec![Step::Transition(displace), Step::Insert(newcomer.into())]
-            }
-            82..94 if !self.seen.lapsed.is_empty() => {
-                let lapsed = self.random.pick(&self.seen.lapsed);
-                vec![Step::Transition(decide::reclaim(lapsed))]
-            }
-            _ => {
-                let queue = Queue::trusted(format!("q{}", self.random.below(2)));
-                let concurrency = *self.random.pick(&[None, None, Some(0), Some(1), Some(2), Some(4)]);
-                vec![Step::Limit(QueueLimit { queue, concurrency })]
-            }
-        }
-    }
-
-    fn of_lease(&mut self) -> Vec<Step> {
-        if self.seen.leases.is_empty() {
-            return Vec::new();
-        }
-        // Mostly one of the last, which most likely is still held.
-        let recent = self.seen.leases.len().saturating_sub(6);
-        let from = if self.random.chance(80) { &self.seen.leases[recent..] } else { &self.seen.leases[..] };
-        let lease = self.random.pick(from).clone();
-        let entered = self.random.chance(50).then(|| Duration::from_millis(300));
-        let error = || "it broke".to_owned();
-        let after = |seconds| Some(Duration::from_secs(seconds));
-        let verdict = match self.random.below(9) {
-            0..3 => Verdict::done(*b"42"),
-            3 => Verdict::Retry { cause: Cause::Error, error: error(), after: after(0) },
-            4 => Verdict::Retry { cause: Cause::Timeout, error: error(), after: after(3) },
-            5 => Verdict::Fail { cause: Cause::Panic, error: error() },
-            6 => Verdict::Snooze { after: Duration::from_secs(2) },
-            7 => return vec![Step::Transition(decide::give_back(&lease, entered))],
-            _ => {
-                let long = Duration::from_secs(50);
-                let renewal = Renewal { task: lease.task, fence: lease.fence, lease: long, entered };
-                return vec![Step::Renew(renewal)];
-            }
-        };
-        vec![Step::Transition(decide::settle(&lease, verdict, entered))]
-    }
-
-    fn task(&mut self) -> NewTask {
-        let kind = Kind::trusted(*self.random.pick(&["a", "a", "b"]));
-        let mut task = NewTask::new(self.id(), kind, *b"{}");
-        task.queue = Queue::trusted(format!("q{}", self.random.below(2)));
-        task.priority = i16::try_from(self.random.below(3)).expect("a small number") - 1;
-        task.attempts_max = *self.random.pick(&[1, 3]);
-        task.rescues_max = *self.random.pick(&[0, 1, 5]);
-        if self.random.chance(25) {
-            task.key = Some(Key::trusted(format!("key {}", self.random.below(3))));
-        }
-        if self.random.chance(25) {
-            task.slot = Some((self.slot(), OnConflict::Reject));
-        }
-        task.due = match self.random.below(8) {
-            0 => Due::After(Duration::from_secs(3)),
-            1 => Due::At(START + Duration::from_secs(30)),
-            _ => Due::Now,
-        };
-        for _ in 0..*self.random.pick(&[0, 0, 0, 1, 1, 2]) {
-            // Most of them exist.
-            let known = self.seen.heads.len();
-            let id = if known > 0 && self.random.chance(80) {
-                self.random.pick(&self.seen.heads).0.clone()
-            } else {
-                self.id()
-            };
-            let policies = [OnParentFailure::Fail, OnParentFailure::Run];
-            if id != task.id {
-                task.parents.push(Parent { id, on_failure: *self.random.pick(&policies) });
-            }
-        }
-        task
-    }
 }

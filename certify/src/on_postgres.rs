@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::language::{Act, Record, Store, schema};
 use super::stage::{Observation, SESSIONS, Stage, command};
-use crate::postgres_server::PostgresServer;
-use crate::postgres_session::{PostgresSession, Reply};
+use crate::postgres_session::{Address, PostgresSession, Reply};
 
 /// How long a state that isn't the expected one must last until it is believed. Far longer than a server needs
 /// to find a deadlock with the settings below.
@@ -28,7 +27,7 @@ const GATE: &str = "create function gate(number int) returns bool language plpgs
 /// A database of its own on a private server.
 #[derive(Debug)]
 pub struct PostgresStage {
-    server: &'static PostgresServer,
+    server: Address,
     database: String,
     control: PostgresSession,
     sessions: Vec<Option<PostgresSession>>,
@@ -37,13 +36,15 @@ pub struct PostgresStage {
 }
 
 impl PostgresStage {
-    /// Creates the database and connects.
+    /// Creates a database beside this one and connects.
     ///
     /// # Errors
     /// If the server can't be reached or refuses.
-    pub fn new(server: &'static PostgresServer, database: &str) -> io::Result<Self> {
-        server.create_database(database)?;
-        let mut control = PostgresSession::connect(server, database)?;
+    pub fn new(server: impl Into<Address>, beside: &str, database: &str) -> io::Result<Self> {
+        let server = server.into();
+        let mut first = PostgresSession::connect(server.clone(), beside)?;
+        done(first.query(&format!("create database \"{database}\" template template0"))?)?;
+        let mut control = PostgresSession::connect(server.clone(), database)?;
         done(control.query(&schema(Store::Postgres))?)?;
         done(control.query(GATE)?)?;
         let sessions = (0..SESSIONS).map(|_| None).collect();
@@ -187,7 +188,7 @@ impl PostgresStage {
         }
         assert!(self.ghosts.is_empty(), "terminated processes end");
         for session in self.sessions.iter_mut().filter(|session| session.is_none()) {
-            let mut fresh = PostgresSession::connect(self.server, &self.database)?;
+            let mut fresh = PostgresSession::connect(self.server.clone(), &self.database)?;
             done(fresh.query(SETTINGS)?)?;
             *session = Some(fresh);
         }
