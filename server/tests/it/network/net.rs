@@ -13,10 +13,11 @@ use std::time::Duration;
 use steadfast::Task;
 use steadfast::core::time::ManualClock;
 use steadfast_sim::choices::{Choices, Stream};
+use steadfast_sim::faults::Faults;
 use steadfast_sim::history::{Entry, Event};
 use steadfast_sim::oracle::judge;
 use steadfast_sim::scheduler::Scheduler;
-use steadfast_sim::world::{EPOCH, Faults, Kind, Profile, World};
+use steadfast_sim::world::{EPOCH, Kind, Profile, World};
 use turmoil::{Builder, Sim};
 
 use super::client::Client;
