@@ -1,4 +1,5 @@
 //! The simulator's tests that are written with it as its users would.
 
+mod cancellation;
 mod scripts;
 mod wrapped;
