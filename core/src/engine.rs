@@ -260,8 +260,12 @@ impl<S: Storage, C: Clock> Engine<S, C> {
     }
 
     /// Commits one transition, merged with others.
-    pub(crate) async fn settle(&self, transition: Transition) -> Result<Outcome, Error> {
-        self.0.settles.commit(Step::Transition(transition).into()).await
+    pub(crate) fn settle(
+        &self,
+        transition: Transition,
+    ) -> impl Future<Output = Result<Outcome, Error>> + Send {
+        // Not an `async fn`, whose future would hold the transition twice.
+        self.0.settles.commit(Step::Transition(transition).into())
     }
 
     /// Rescues or ends running tasks whose lease has lapsed; says how many. Pages through all of them.

@@ -47,6 +47,9 @@ pub enum Verdict {
         /// How long to wait.
         after: Duration,
     },
+    /// It is lost, as in a crash: what it did isn't known, so nothing is recorded. Its lease isn't renewed any more, and
+    /// once that has lapsed the task is rescued, while its rescues last.
+    Lost,
 }
 
 impl Verdict {

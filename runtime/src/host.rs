@@ -137,7 +137,9 @@ impl<S: Storage> Host<S> {
     }
 
     /// Starts a worker, and a sweeper if none runs here. The worker lives on the host's thread; each attempt of a
-    /// handler is a task of its own on the runtime from which this is called. A panic there fails the attempt.
+    /// handler is a task of its own on the runtime from which this is called. A panic there fails the attempt. What a
+    /// handler logs by `tracing` is in the span `attempt`, with the task's id, the number of the attempt and the fence;
+    /// what it spawns is in it only if it takes the span along (`.in_current_span()`).
     ///
     /// # Errors
     /// The configuration makes no sense.

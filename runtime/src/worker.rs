@@ -12,6 +12,7 @@ use steadfast_core::supervisor::DrainHandle;
 use steadfast_core::{Cause, Context, Handler, Handlers, Verdict, WorkerId};
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
+use tracing::Instrument;
 
 use crate::lag::ExecutorLag;
 
@@ -111,8 +112,12 @@ impl Handler for OnRuntime {
     fn call(&self, context: Context) -> Running {
         let (handler, runtime) = (self.handler.clone(), self.runtime.clone());
         Box::pin(async move {
+            let lease = context.lease();
+            // What the handler logs carries them.
+            let span = tracing::info_span!("attempt", task = %lease.task, attempt = lease.attempt, fence = lease.fence);
             // Entered in the task, so that a panic on the way in is caught as well.
-            let attempt = OwnedTask(runtime.spawn(async move { handler.call(context).await }));
+            let attempt = async move { handler.call(context).await };
+            let attempt = OwnedTask(runtime.spawn(attempt.instrument(span)));
             match attempt.await.map_err(JoinError::try_into_panic) {
                 Ok(verdict) => verdict,
                 Err(Ok(panic)) => {

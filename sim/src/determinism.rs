@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_scenario_that_is_no_function_of_its_seed_is_caught() {
         let scenario =
-            Scenario { name: "leak", about: "", goals: Goals::NONE, run: |world| Box::pin(leak(world)) };
+            Scenario { name: "leak", about: "", goals: Goals::NONE, run: &|world| Box::pin(leak(world)) };
         let setup = Setup { scenario, profile: Profile::Postgres, flaws: Vec::new() };
         let divergence = setup.run_twice(3).unwrap_err();
         assert_eq!((divergence.seed, divergence.number), (Some(3), 1));

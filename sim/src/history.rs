@@ -143,6 +143,20 @@ pub enum Event {
         /// Which.
         node: String,
     },
+    /// Something that isn't Steadfast's was noted: a fake was used, a test went on.
+    Noted {
+        /// In which process; `None` for the test itself.
+        node: Option<String>,
+        /// By the handler of which task.
+        task: Option<TaskId>,
+        /// What.
+        text: String,
+    },
+    /// The test's own assertion failed.
+    Asserted {
+        /// What it said.
+        what: String,
+    },
     /// From here on there are no faults.
     Healed,
 }
@@ -300,6 +314,8 @@ impl fmt::Display for Entry {
             Event::Crashed { node } => write!(f, "node      {node} crashes"),
             Event::Froze { node } => write!(f, "node      {node} freezes"),
             Event::Thawed { node } => write!(f, "node      {node} thaws"),
+            Event::Noted { text, .. } => write!(f, "note      {text}"),
+            Event::Asserted { .. } => write!(f, "test      fails"),
             Event::Healed => write!(f, "—         faults stop"),
         }
     }

@@ -21,3 +21,7 @@ pub mod storage;
 pub mod strategy;
 pub mod sweep;
 pub mod world;
+
+pub mod embed;
+
+pub use embed::{Check, Failed, Task, TestWorld, check, note, script, sleep};

@@ -13,7 +13,7 @@ use steadfast_core::name::TaskId;
 
 use crate::choices::{Choices, Decision};
 use crate::determinism::{self, Divergence};
-use crate::history::Entry;
+use crate::history::{Entry, Event};
 use crate::oracle::{self, Violation};
 use crate::scenario::{BOUNDS, Scenario};
 use crate::scheduler::{Bounds, Stuck};
@@ -110,8 +110,9 @@ impl Setup {
         let world = World::new(choices.clone(), self.profile, self.flaws.iter().copied());
         let outcome = world.scheduler().run(bounds, (self.scenario.run)(world.clone()));
         let entries = world.history().entries();
-        // Where time ran out everybody had more than enough of it.
-        let at_rest = !matches!(outcome, Err(Stuck::Polls(_)));
+        // Where time ran out everybody had more than enough of it; a test that failed has broken off.
+        let has_failed = matches!(entries.last().map(|entry| &entry.event), Some(Event::Asserted { .. }));
+        let at_rest = !has_failed && !matches!(outcome, Err(Stuck::Polls(_)));
         let mut violations = oracle::judge(&entries, at_rest);
         if let Err(stuck) = outcome {
             violations.push(of_stuck(&stuck, &world));

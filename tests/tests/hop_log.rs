@@ -118,6 +118,38 @@ async fn each_attempt_has_its_lines_and_the_end_says_why() {
 
 #[tokio::test]
 #[traced_test]
+async fn what_a_handler_logs_carries_its_task() {
+    let place = Place::new().await;
+    let mut twice = task("hops-spoken");
+    twice.attempts_max = 2;
+    twice.backoff.min = Duration::from_millis(1);
+    // Claimed before it, or with it.
+    let other = place.submit(task("hops-other")).await;
+    let id = place.submit(twice).await;
+    let handler = |context: Context| {
+        tracing::info!("on the way in");
+        async move {
+            // It goes on another time, when others may have been polled between.
+            tokio::task::yield_now().await;
+            tracing::info!("in the middle");
+            let fails = context.attempt() == 1 && context.task_id().as_str() == "hops-spoken";
+            if fails { Verdict::error("no luck") } else { Verdict::done(*b"{}") }
+        }
+    };
+    place.ended_after_work(&id, handler).await;
+    let log = String::from_utf8(tracing_test::internal::global_buf().lock().unwrap().clone()).unwrap();
+    let said = |id: &TaskId, attempt: u32, words: &str| {
+        let span = format!("attempt{{task={id} attempt={attempt} fence={attempt}}}: ");
+        log.lines().filter(|line| line.contains(&span) && line.ends_with(words)).count()
+    };
+    for words in ["on the way in", "in the middle"] {
+        assert_eq!((said(&id, 1, words), said(&id, 2, words)), (1, 1), "{words}");
+        assert_eq!((said(&other, 1, words), said(&other, 2, words)), (1, 0), "{words}");
+    }
+}
+
+#[tokio::test]
+#[traced_test]
 async fn a_task_that_never_ran_is_seen_by_the_lines_that_are_missing() {
     let place = Place::new().await;
     let waiting = place.submit(task("hops-waiting")).await;

@@ -41,7 +41,27 @@ pub(crate) fn given_up(code: &str) -> Error {
 
 /// The error of a connection that could not be made: nothing was sent. The store may come back, or be put right.
 pub(crate) fn unreachable(source: tokio_postgres::Error) -> Error {
-    Error::new(ErrorKind::Unavailable, "PostgreSQL can't be reached").with_source(source)
+    let what = if wants_encryption(&source) {
+        "PostgreSQL wants an encrypted connection, and Steadfast makes only unencrypted ones yet: let it in by a `host` line \
+         of pg_hba.conf and without sslmode=require, or through an encrypting proxy or tunnel on this machine"
+    } else {
+        "PostgreSQL can't be reached"
+    };
+    Error::new(ErrorKind::Unavailable, what).with_source(source)
+}
+
+/// Whether a connection was refused for not being encrypted, by the server or by the URL.
+fn wants_encryption(error: &tokio_postgres::Error) -> bool {
+    match error.as_db_error() {
+        Some(answer) => is_refusal_of_plain(answer.code().code(), answer.message()),
+        // The driver has no other way to ask.
+        None => error.to_string().starts_with("error performing TLS handshake"),
+    }
+}
+
+/// pg_hba.conf has no line for this connection as it is, and the server adds what could be different about it.
+fn is_refusal_of_plain(code: &str, message: &str) -> bool {
+    code == "28000" && ["no encryption", "SSL off"].iter().any(|words| message.contains(words))
 }
 
 /// Whether the driver could not write the parameters down; it has no other way to ask.

@@ -6,6 +6,7 @@ use steadfast_core::step::{Batch, Outcome, Receipt, Refusal, Refused, Step};
 use crate::house::House;
 use crate::insert::Inserts;
 use crate::report::Reports;
+use crate::shelf::PutBy;
 use crate::slot::HandOn;
 use crate::transition::Transitions;
 use crate::writer::Tx;
@@ -27,6 +28,7 @@ pub(crate) struct Steps<'c> {
     reports: Reports<'c>,
     house: House<'c>,
     hand_on: HandOn<'c>,
+    put_by: PutBy<'c>,
 }
 
 impl<'c> Steps<'c> {
@@ -40,6 +42,7 @@ impl<'c> Steps<'c> {
             reports: Reports::new(conn)?,
             house: House::new(conn)?,
             hand_on: HandOn::new(conn)?,
+            put_by: PutBy::new(conn)?,
         })
     }
 
@@ -48,6 +51,7 @@ impl<'c> Steps<'c> {
         let outcomes = batches.iter().map(|batch| self.apply(tx, batch)).collect::<Result<_, _>>()?;
         // Last of all: a newcomer that replaced the holder was quicker.
         self.hand_on.hand_on(tx)?;
+        self.put_by.put_by(tx)?;
         Ok(outcomes)
     }
 
@@ -58,9 +62,11 @@ impl<'c> Steps<'c> {
             return self.steps(tx, batch);
         }
         self.savepoint.execute([])?;
+        let before = tx.ends.before();
         let outcome = self.steps(tx, batch)?;
         if let Outcome::Refused(_) = outcome {
             self.roll_back.execute([])?;
+            tx.ends.undo(before);
         }
         self.release.execute([])?;
         Ok(outcome)

@@ -17,7 +17,7 @@
 //! From then on whoever writes anyway, together with the mark; and, once the wall clock has been set, any process within
 //! a second, busy or not.
 //!
-//! **The high-water mark** (`meta.high_water`): nothing that reads it runs earlier. It rules where there is no line for
+//! **The high-water mark** (`meta.high_mark`): nothing that reads it runs earlier. It rules where there is no line for
 //! this boot: after a restart of the host, or in a copy of the file elsewhere. It isn't written in every transaction,
 //! which would be one more page in each commit, but by a transaction that writes anyway, once it is [`MARK_EVERY`] old:
 //! so whoever begins with it begins at most that much before the last commit.
@@ -50,9 +50,9 @@ pub(crate) const MARK_EVERY: Duration = Duration::from_millis(100);
 const SLEW: i64 = 20;
 
 /// What every transaction reads first.
-pub(crate) const READ: &str = "SELECT high_water, boot, line_from, line_at, line_gap FROM meta WHERE one = 1";
+pub(crate) const READ: &str = "SELECT high_mark, boot, line_from, line_at, line_gap FROM meta WHERE one = 1";
 
-const WRITE: &str = "UPDATE meta SET high_water = ?1, boot = ?2, line_from = ?3, line_at = ?4, line_gap = ?5
+const WRITE: &str = "UPDATE meta SET high_mark = ?1, boot = ?2, line_from = ?3, line_at = ?4, line_gap = ?5
      WHERE one = 1";
 
 /// One for each open store, shared by its threads.

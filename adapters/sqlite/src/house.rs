@@ -5,10 +5,10 @@ use std::rc::Rc;
 use rusqlite::types::Value;
 use rusqlite::{Connection, Statement, vtab};
 use steadfast_core::step::{Beat, Prune, QueueLimit, QueuePause, Receipt};
-use steadfast_core::task::KEY_KEPT;
 
 use crate::apply::Done;
 use crate::row::joined;
+use crate::shelf::Taking;
 use crate::writer::Tx;
 
 pub(crate) struct House<'c> {
@@ -16,7 +16,7 @@ pub(crate) struct House<'c> {
     pause: Statement<'c>,
     tidy_queue: Statement<'c>,
     beat: Statement<'c>,
-    old: Statement<'c>,
+    old: Taking<'c>,
     /// In this order.
     forget: Vec<Statement<'c>>,
     forget_workers: Statement<'c>,
@@ -43,17 +43,6 @@ const FORGET: [&str; 11] = [
 impl<'c> House<'c> {
     pub(crate) fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
         vtab::array::load_module(conn)?;
-        // The ended of one state, longest ended first. Few have a key, and it is asked for last. (`state > 3` is how
-        // SQLite knows that the index serves.)
-        let old = |state: u8, age: u8| {
-            format!(
-                "SELECT * FROM (SELECT seq, finished_at FROM task INDEXED BY task_ended
-                 WHERE state = {state} AND state > 3 AND finished_at <= ?{age}
-                     AND (finished_at <= ?3 OR (SELECT key IS NULL FROM request WHERE request.seq = task.seq))
-                 ORDER BY finished_at, seq LIMIT ?4)"
-            )
-        };
-        let old = [old(4, 1), old(5, 2), old(6, 2)].join(" UNION ALL ");
         Ok(Self {
             limit: conn.prepare(
                 "INSERT INTO queue (name, concurrency) VALUES (?1, ?2)
@@ -72,7 +61,7 @@ impl<'c> House<'c> {
                      concurrency = excluded.concurrency, running = excluded.running, gone = excluded.gone,
                      seen_at = excluded.seen_at",
             )?,
-            old: conn.prepare(&format!("SELECT seq FROM ({old}) ORDER BY finished_at, seq LIMIT ?4"))?,
+            old: Taking::new(conn)?,
             forget: FORGET.iter().map(|sql| conn.prepare(sql)).collect::<Result<_, _>>()?,
             forget_workers: conn.prepare(
                 "DELETE FROM worker WHERE seen_at <= ?1 AND NOT EXISTS (
@@ -110,17 +99,15 @@ impl<'c> House<'c> {
     }
 
     pub(crate) fn prune(&mut self, tx: &Tx, prune: &Prune) -> rusqlite::Result<Done> {
-        let ago = |age| (tx.now - age).as_micros();
-        let params = (ago(prune.succeeded), ago(prune.otherwise), ago(KEY_KEPT), prune.limit);
-        let old: Vec<Value> = self.old.query_map(params, |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let old = self.old.take(tx.now, prune)?;
         let count = u32::try_from(old.len()).expect("at most as many as the limit");
         if count > 0 {
-            let old = Rc::new(old);
+            let old: Rc<Vec<Value>> = Rc::new(old.into_iter().map(Value::Integer).collect());
             for statement in &mut self.forget {
                 statement.execute([&old])?;
             }
         }
-        self.forget_workers.execute([ago(prune.otherwise)])?;
+        self.forget_workers.execute([(tx.now - prune.otherwise).as_micros()])?;
         Ok(Done::Applied(Receipt::Pruned(count)))
     }
 }

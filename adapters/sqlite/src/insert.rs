@@ -82,7 +82,9 @@ impl<'c> Inserts<'c> {
         for (parent, known) in &parents {
             self.edge.execute((parent, seq, known.on_failure.as_str()))?;
         }
-        if !start.state.is_terminal() {
+        if start.state.is_terminal() {
+            tx.ends.add(seq, start.state);
+        } else {
             if let Some((slot, _)) = &task.slot {
                 self.slots.enter(slot.as_str(), seq, start.slot_waiting)?;
             }

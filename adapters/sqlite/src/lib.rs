@@ -16,6 +16,7 @@ mod house;
 mod insert;
 mod release;
 mod report;
+mod shelf;
 mod slot;
 mod transition;
 

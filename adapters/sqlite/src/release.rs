@@ -70,6 +70,7 @@ impl<'c> Releases<'c> {
                         })?;
                         // A child that isn't blocked has ended before, for some other reason.
                         let Some((slot, id, deadline_at, is_waiting)) = failed else { continue };
+                        tx.ends.add(child, State::Failed);
                         if let Some(slot) = slot {
                             self.leave_slot(tx, &slot, child, is_waiting)?;
                         }

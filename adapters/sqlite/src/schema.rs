@@ -20,8 +20,12 @@ const BUSY_POLL: Duration = Duration::from_millis(1);
 const APPLICATION_ID: i32 = 0x5374_6661;
 
 /// Each brings the schema from its index to the next version. Only ever added to.
-const MIGRATIONS: [&str; 3] =
-    [include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
+const MIGRATIONS: [&str; 4] = [
+    include_str!("schema_1.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+];
 
 /// The version that this program makes, and the newest that it opens.
 pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;

@@ -77,6 +77,7 @@ impl<'c> Transitions<'c> {
             self.keep_attempt.execute((found.seq, given_back, tx.now.as_micros()))?;
         }
         if head.state.is_terminal() {
+            tx.ends.add(found.seq, head.state);
             if let Some(slot) = &found.slot {
                 self.releases.leave_slot(tx, slot, found.seq, found.slot_waiting)?;
             }

@@ -16,6 +16,7 @@ use crate::error::classed;
 use crate::insert::Inserts;
 use crate::row::{bytes, first, state, text, unsigned};
 use crate::schema::VERSION;
+use crate::shelf::PutBy;
 use crate::slot::HandOn;
 use crate::transition::Transitions;
 use crate::writer::Tx;
@@ -98,6 +99,9 @@ fn submit(common: &Common, conn: &Connection, task: NewTask) -> rusqlite::Result
     let mut tx = Tx::at(common.clock.now(stored));
     let submitted = Submits::new(conn)?.submit(&mut tx, task)?;
     let writes = matches!(submitted, Submitted::Accepted(_));
+    if writes {
+        PutBy::new(conn)?.put_by(&mut tx)?;
+    }
     common.clock.keep(conn, stored, tx.now, writes)?;
     Ok(submitted)
 }

@@ -22,6 +22,7 @@ use crate::claim::Claims;
 use crate::clock;
 use crate::error::{classed, of_commit};
 use crate::reader::{ReadCall, Reader};
+use crate::shelf::Ends;
 use crate::threads::Calls;
 
 /// How often the writer looks for other processes' commits, while somebody listens.
@@ -49,11 +50,13 @@ pub(crate) struct Tx {
     pub(crate) made_room: bool,
     /// Slots that may have lost their holder.
     pub(crate) freed: BTreeSet<Arc<str>>,
+    /// Tasks that have ended.
+    pub(crate) ends: Ends,
 }
 
 impl Tx {
     pub(crate) fn at(now: Timestamp) -> Self {
-        Self { now, hint: Hint::default(), made_room: false, freed: BTreeSet::new() }
+        Self { now, hint: Hint::default(), made_room: false, freed: BTreeSet::new(), ends: Ends::default() }
     }
 }
 

@@ -138,6 +138,9 @@ fn again(delay: Duration) -> Change {
 }
 
 /// How a verdict is recorded.
+///
+/// # Panics
+/// [`Verdict::Lost`] isn't.
 pub fn settle(lease: &Lease, verdict: Verdict, entered: Option<Duration>) -> Transition {
     let mut change = match verdict {
         Verdict::Done(output) => {
@@ -163,6 +166,7 @@ pub fn settle(lease: &Lease, verdict: Verdict, entered: Option<Duration>) -> Tra
         Verdict::Snooze { after } => {
             Change { cause: Some(Cause::Snoozed), give_back_attempt: true, ..again(after) }
         }
+        Verdict::Lost => unreachable!("of a lost attempt nothing is recorded"),
     };
     change.entered = entered;
     attempt_transition(lease, change)
@@ -171,7 +175,7 @@ pub fn settle(lease: &Lease, verdict: Verdict, entered: Option<Duration>) -> Tra
 /// How an attempt that is over is recorded: `said` is the handler's own word, if it had one in time; `stop` is why it
 /// was told to stop, if it was. Work that was done counts, whatever else happened meanwhile, and so does a failure for
 /// good. A handler that answers an order to stop with "cancelled" only repeats it: the reason of the order counts. `None`
-/// where there is nothing to record: the lease is lost and whoever finds it lapsed will see to the task.
+/// where there is nothing to record: the lease or the attempt is lost, and whoever finds it lapsed will see to the task.
 pub fn conclude(
     lease: &Lease,
     said: Option<Verdict>,
@@ -179,6 +183,7 @@ pub fn conclude(
     entered: Option<Duration>,
 ) -> Option<Transition> {
     let verdict = match (said, stop) {
+        (Some(Verdict::Lost), _) => return None,
         (Some(Verdict::Done(output)), _) => Verdict::Done(output),
         (Some(verdict), None) => verdict,
         (None, None) => unreachable!("an attempt ends by its own word or by an order to stop"),

@@ -180,7 +180,9 @@ fn finished_work_counts_and_a_stopped_attempt_is_recorded_by_the_reason() {
         assert_eq!(of(Some(failed())), expected, "{stop}");
         let echo = Verdict::Cancel { reason: stop.to_string() };
         assert_eq!(of(Some(echo)), expected, "{stop}");
+        assert_eq!(of(Some(Verdict::Lost)), None, "{stop}");
     }
+    assert_eq!(conclude(&lease(3, 3), Some(Verdict::Lost), None, None), None, "it isn't a failure");
 }
 
 #[test]

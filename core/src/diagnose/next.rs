@@ -9,8 +9,9 @@ use crate::time::Timestamp;
 use super::page::{list, rough};
 use super::{Facts, Finding, LackingWorker, STUCK, Standing};
 
-/// A sweep comes every second; one that is later than this isn't under way.
-pub(super) const SWEEP_LATE: Duration = Duration::from_secs(30);
+/// Every worker and server sweeps each second. When ten of anybody's sweeps in a row haven't taken a lapsed lease up, none
+/// is under way; a sweep that waits for a slow store, or goes through many pages, isn't late yet.
+pub(super) const SWEEP_LATE: Duration = Duration::from_secs(10 * crate::sweeper::SWEEP.as_secs());
 
 /// Something that is to happen.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -283,7 +283,9 @@ fn while_it_runs() {
     pages.add("lapsed before it was known to be entered", &facts(lapsed(silent)));
     pages.add("lapsed too often", &facts(lapsed(Task { rescues: 5, ..running() })));
     pages.add("lapsed after a cancel", &facts(lapsed(Task { cancel, ..running() })));
-    let long_lapsed = Task { lease_expires_at: Some(past(31)), claimed_at: Some(past(90)), ..running() };
+    let late = Task { lease_expires_at: Some(past(10)), claimed_at: Some(past(90)), ..running() };
+    pages.add("lapsed, and a sweep may still come", &facts(late));
+    let long_lapsed = Task { lease_expires_at: Some(past(11)), claimed_at: Some(past(90)), ..running() };
     pages.add("lapsed and nobody sweeps", &facts(long_lapsed));
     insta::assert_snapshot!(pages.0);
 }

@@ -40,8 +40,9 @@ impl<S: Storage, C: Clock> Reporter<'_, S, C> {
             match self.desk.due() {
                 Due::Over => return,
                 Due::Never => self.desk.wake.notified().await,
-                Due::Soon => self.wait_for_round().await,
-                Due::Now => self.send().await,
+                // Boxed, because most attempts say nothing, and each would carry the room for it.
+                Due::Soon => Box::pin(self.wait_for_round()).await,
+                Due::Now => Box::pin(self.send()).await,
             }
         }
     }

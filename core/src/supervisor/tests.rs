@@ -56,6 +56,15 @@ fn work_that_was_done_in_the_grace_counts() {
 }
 
 #[test]
+fn a_lost_attempt_is_neither_recorded_nor_renewed() {
+    let handlers = Handlers::new().with(Kind::trusted("work"), |_: Context| async { Verdict::Lost });
+    let mut bench = Bench::new(handlers, vec![lease("a")]);
+    bench.pass(60 * SECOND);
+    assert!(bench.store.settled().is_empty(), "whether it failed isn't known");
+    assert_eq!(bench.store.renewed(), 0, "a sweeper finds it");
+}
+
+#[test]
 fn an_overdue_task_is_not_entered() {
     let handler = |_: Context| async { panic!("it must not be entered") };
     let handlers = Handlers::new().with(Kind::trusted("work"), handler);

@@ -79,7 +79,7 @@ pub(super) async fn run(
     if finished.escaped {
         tracing::warn!(task = %context.task_id(), "a process left the command's group and may still run");
     }
-    judge(context, finished, &last_stderr.text(), temporary).await
+    judge(context, finished, &last_stderr.text(), temporary)
 }
 
 /// What the command is told about its attempt.
@@ -128,7 +128,7 @@ impl Relay<'_> {
 }
 
 /// What the contract makes of the end.
-async fn judge(context: &Context, finished: Finished, stderr: &str, temporary: TemporaryFailure) -> Verdict {
+fn judge(context: &Context, finished: Finished, stderr: &str, temporary: TemporaryFailure) -> Verdict {
     use crate::subprocess::Verdict as Said;
     let Finished { exit, output, .. } = finished;
     let cause = cause(&exit);
@@ -147,7 +147,9 @@ async fn judge(context: &Context, finished: Finished, stderr: &str, temporary: T
         Said::AgainLater(error) | Said::Failed(error) => {
             Verdict::Retry { cause, error: told(error), after: None }
         }
-        Said::LeaseLost => lease_lost(context, exit.to_string()).await,
+        // The guard heard of no renewal in time. One may have gone through after all, late, and then the task is still
+        // ours; but a command that was killed for that hasn't failed.
+        Said::LeaseLost => Verdict::Lost,
     }
 }
 
@@ -173,16 +175,6 @@ fn succeeded(output: Output) -> Verdict {
             "the command succeeded, but what it left at STEADFAST_OUTPUT can't be read: {why}"
         )),
     }
-}
-
-/// The guard killed the command because it heard of no renewal in time. As a rule the worker's own clock says so, too,
-/// and there is nothing to settle: the order comes, and whatever is answered is void. But a renewal may have gone
-/// through after all, late; then the task is still ours and must not be left running without anybody.
-async fn lease_lost(context: &Context, error: String) -> Verdict {
-    let mut orders = context.orders();
-    let renewed = orders.wait_for(|orders| orders.stop.is_some() || orders.lease_until > TokioClock.now());
-    let _ = renewed.await;
-    Verdict::Retry { cause: Cause::LeaseLapsed, error, after: None }
 }
 
 fn not_spawned(error: &SpawnError) -> Verdict {

@@ -1,14 +1,22 @@
 //! Tasks as commands: what the subprocess contract makes of an attempt.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use steadfast::core::Clock;
 use steadfast::core::engine::Cancelled;
+use steadfast::core::handler::Orders;
+use steadfast::core::storage::Lease;
+use steadfast::core::task::Backoff;
 use steadfast::exec::{Exec, Observer, Options};
 use steadfast::subprocess::{Control, Exit, GuardExe, Line, LineSink};
-use steadfast::{Cause, Context, Handlers, Host, NewTask, Slot, State, Task, TaskId, WorkerConfig};
+use steadfast::{
+    Cause, Context, Handler, Handlers, Host, NewTask, Queue, Slot, State, Task, TaskId, TokioClock, Verdict,
+    WorkerConfig,
+};
 use tokio::sync::mpsc;
 
-use crate::host::{ended, host, kind, once, submit};
+use crate::host::{LONG, ended, host, kind, once, submit};
 
 fn options(grace: Duration) -> Options {
     let mut options = Options::new(grace);
@@ -188,6 +196,29 @@ async fn a_command_outlives_several_leases() {
 }
 
 /// The lines of a task's log that came from this stream, by attempt.
+#[tokio::test]
+async fn a_command_that_was_killed_because_no_renewal_came_in_time_has_not_failed() {
+    let orders = Orders { stop: None, lease_until: TokioClock.now() + Duration::from_millis(300) };
+    let (_worker, orders) = tokio::sync::watch::channel(orders);
+    let lease = Lease {
+        task: steadfast::task_id(),
+        fence: 1,
+        kind: kind("sh"),
+        queue: Queue::default_queue(),
+        slot: None,
+        payload: (*b"").into(),
+        attempt: 1,
+        attempts_max: 1,
+        timeout: Duration::from_secs(3600),
+        backoff: Backoff::default(),
+        deadline: None,
+    };
+    let exec = Exec::new("sleep", ["1000"], None, options(Duration::from_secs(10)));
+    let attempt = exec.call(Context::new(Arc::new(lease), orders));
+    // Whether one goes through late is for the store to say: the attempt is as lost as in a crash.
+    assert_eq!(tokio::time::timeout(LONG, attempt).await, Ok(Verdict::Lost));
+}
+
 async fn log_of(host: &Host, id: &TaskId, stream: steadfast::core::task::Stream) -> Vec<(u64, String)> {
     let lines = host.engine().log(id, (0, 0), 1_000).await.unwrap();
     lines.into_iter().filter(|line| line.stream == stream).map(|line| (line.fence, line.text)).collect()

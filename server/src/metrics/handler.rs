@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use steadfast::core::handler::{Orders, Running, StopReason};
 use steadfast::core::storage::{Answer, Lease, Query};
-use steadfast::{Context, Handler, Handlers};
+use steadfast::{Context, Handler, Handlers, Verdict};
 use tokio::sync::watch;
 
 use super::Metrics;
@@ -52,8 +52,10 @@ impl Handler for Measured {
                 let shared = shared.clone();
                 tokio::spawn(async move { shared.look_up(&lease, entered).await });
             }
-            let _attempt = Attempt { shared, entered, orders: context.orders() };
-            handler.call(context).await
+            let mut attempt = Attempt { shared, entered, orders: context.orders(), is_lost: false };
+            let verdict = handler.call(context).await;
+            attempt.is_lost = verdict == Verdict::Lost;
+            verdict
         })
     }
 }
@@ -63,13 +65,15 @@ struct Attempt {
     shared: Arc<Shared>,
     entered: Instant,
     orders: watch::Receiver<Orders>,
+    /// By its own word.
+    is_lost: bool,
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
         let metrics = &self.shared.metrics;
         metrics.run.observe(self.entered.elapsed().as_secs_f64());
-        if self.orders.borrow().stop == Some(StopReason::LeaseLost) {
+        if self.is_lost || self.orders.borrow().stop == Some(StopReason::LeaseLost) {
             metrics.lease_lost.inc();
         }
     }

@@ -6,28 +6,16 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::Signal;
 
+use crate::attempts::{assert_no_overlaps, exclusive, marker, output, processes};
 use crate::place::{Answer, Place, Server, agent, until};
 
 const TASKS: usize = 200;
 const KILLS: usize = 5;
 
-/// Each attempt holds a lock while it runs: two at once of one task would be seen. The marker finds its processes.
-const CONFIG: &str = r#"
-[handlers.work]
-exec = ["sh", "-c", """
-exec 9> lock.$STEADFAST_TASK_ID
-flock -n 9 || echo $STEADFAST_TASK_ID >> overlaps
-sleep 0.05
-echo $STEADFAST_TASK_ID > $STEADFAST_OUTPUT
-""", "MARKER"]
-attempts = 1
-rescues = 100
-"#;
-
 #[test]
 fn tasks_survive_a_server_that_is_killed_again_and_again() {
-    let marker = format!("crash-{}", std::process::id());
-    let place = Place::with(&CONFIG.replace("MARKER", &marker));
+    let marker = marker("crash");
+    let place = Place::with(&exclusive("work", &marker, "sleep 0.05"));
     let start = || Server::start(&place, &["--lease", "1s", "--concurrency", "8"]);
     let mut server = start();
     let url = Mutex::new(server.url.clone());
@@ -53,9 +41,9 @@ fn tasks_survive_a_server_that_is_killed_again_and_again() {
         let task = server.get(&format!("/v1/tasks/{id}?wait=60s")).json();
         assert_eq!(task["state"], "succeeded", "{task}");
         assert_eq!(task["id"], **id);
-        assert_eq!(task["output_base64"], steadfast_server::wire::to_base64(format!("{id}\n").as_bytes()));
+        assert_eq!(task["output_base64"], output(id));
     }
-    assert!(!place.path().join("overlaps").exists(), "two attempts of one task ran at once");
+    assert_no_overlaps(&place);
     server.stop();
     assert_eq!(processes(&marker), [""; 0]);
 }
@@ -71,14 +59,4 @@ fn post(url: &Mutex<String>, number: usize, posted: &AtomicUsize) -> String {
     });
     posted.fetch_add(1, Ordering::SeqCst);
     id
-}
-
-/// The command lines of the processes that have this marker among their arguments: the attempts' shells.
-pub(crate) fn processes(marker: &str) -> Vec<String> {
-    let found = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
-        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        line.contains(marker).then_some(line)
-    });
-    found.collect()
 }

@@ -17,7 +17,7 @@ attempts = 1
 "#;
 
 /// The samples of a page of metrics, by name and labels.
-fn samples(server: &Server) -> BTreeMap<String, f64> {
+pub(crate) fn samples(server: &Server) -> BTreeMap<String, f64> {
     let page = server.get("/metrics");
     assert_eq!(page.status, 200);
     assert!(page.header("content-type").starts_with("text/plain"), "{page:?}");
@@ -134,7 +134,7 @@ fn a_kind_that_a_worker_has_registered_is_known() {
 }
 
 /// What the doctor says, by what it looked at.
-fn doctor(place: &Place, args: &[&str]) -> (i32, BTreeMap<String, Value>) {
+pub(crate) fn doctor(place: &Place, args: &[&str]) -> (i32, BTreeMap<String, Value>) {
     let done = place.run(&[args, &["doctor", "--json"]].concat());
     let checks = done.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     (done.code, checks.map(|check| (check["check"].as_str().unwrap().to_owned(), check)).collect())

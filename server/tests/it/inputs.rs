@@ -10,6 +10,8 @@ use crate::place::{LONG, Place, Server};
 fn a_bad_command_line_is_told_and_stores_nothing() {
     let place = Place::new();
     std::fs::write(place.path().join("no-toml"), "handlers = 7").unwrap();
+    let bad = [r#"{"kind":"scan""#, r#"{"kind":"scan","frobnicate":1}"#, r#"{"kind":"scan","delay":"-1s"}"#];
+    std::fs::write(place.path().join("bad.jsonl"), bad.join("\n")).unwrap();
     // It takes no room on the disk.
     std::fs::File::create(place.path().join("huge")).unwrap().set_len(2 << 30).unwrap();
     for (args, code, part) in [
@@ -25,6 +27,8 @@ fn a_bad_command_line_is_told_and_stores_nothing() {
         (vec!["submit", "scan", "--payload", "@nowhere"], 2, "nowhere"),
         (vec!["submit", "scan", "--payload", "@huge"], 2, "huge holds more than"),
         (vec!["submit", "scan", "--delay", "soon"], 2, "no duration"),
+        (vec!["submit", "scan", "--delay=-1s"], 2, "no duration"),
+        (vec!["submit", "scan", "--timeout=-1s"], 2, "no duration"),
         (vec!["submit", "scan", "--at", "tomorrow"], 2, "2026-01-31T18:00:00Z"),
         (vec!["submit", "scan", "--delay", "1s", "--at", "2026-01-31T18:00:00Z"], 2, "cannot be used with"),
         (vec!["submit", "scan", "--priority", "99999"], 2, "99999"),
@@ -56,6 +60,14 @@ fn a_bad_command_line_is_told_and_stores_nothing() {
         assert!(done.stderr.contains(part), "{args:?}: {done:?}");
         assert_eq!(done.stdout, "", "{args:?}");
     }
+    let bulk = place.run(&["submit", "--bulk", "bad.jsonl"]);
+    assert_eq!((bulk.code, &*bulk.stdout), (2, "0 submitted, 0 known already, 3 refused\n"), "{bulk:?}");
+    for part in ["line 1: ", "line 2: frobnicate: ", "line 3: delay: "] {
+        assert!(bulk.stderr.contains(part), "{part} is missing in {bulk:?}");
+    }
+    let huge = place.run(&["submit", "--bulk", "huge"]);
+    assert_eq!(huge.code, 2, "{huge:?}");
+    assert!(huge.stderr.contains("line 1"), "{huge:?}");
     assert!(!place.has_tasks());
 }
 
@@ -159,6 +171,31 @@ fn a_bad_request_is_told_by_its_field_and_stores_nothing() {
     }
     assert!(server.get("/v1/tasks?limit=1&limit=2").text.contains("twice"));
     assert!(!place.has_tasks());
+}
+
+#[test]
+fn a_key_or_an_id_that_stands_for_another_request_is_refused_and_stores_nothing() {
+    let place = Place::new();
+    let server = Server::start(&place, &["--allow-unknown-kinds"]);
+    let through = ["--server", &server.url];
+    for (number, way) in [&[][..], &through].into_iter().enumerate() {
+        for name in ["key", "id"] {
+            let (option, value) = (format!("--{name}"), format!("{name}-{number}"));
+            let submit = [way, &["submit", "scan", &option, &value, "--payload"]].concat();
+            let first = place.json(&[&submit[..], &["1"]].concat());
+            let again = place.json(&[&submit[..], &["1"]].concat());
+            assert_eq!((&again["id"], &again["new"]), (&first["id"], &false.into()));
+            let on_store = place.run(&[&submit[..], &["2"]].concat());
+            assert_eq!(on_store.code, 4, "{on_store:?}");
+            let over_http =
+                server.post("/v1/tasks", &format!(r#"{{"kind":"scan","{name}":"{value}","payload":2}}"#));
+            assert_eq!(over_http.status, 409, "{over_http:?}");
+            for said in [on_store.stderr, over_http.text] {
+                assert!(said.contains("another request"), "{name}: {said}");
+            }
+        }
+    }
+    assert_eq!(server.get("/v1/tasks").json()["tasks"].as_array().unwrap().len(), 4);
 }
 
 /// As much as no machine should be made to hold: it is refused as soon as it is announced, or as soon as it is too much.

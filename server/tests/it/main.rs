@@ -2,21 +2,26 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod attempts;
 mod place;
 
 mod acts;
 mod bench;
+mod clock_set;
 mod crash;
 mod events;
 mod health;
 mod disk_full;
 mod inputs;
 mod logs;
+mod lost;
 mod pages;
 mod postgres;
 mod restarts;
 mod run;
 mod serve;
+mod silent;
 #[cfg(feature = "sim")]
 mod sim;
+mod slots;
 mod storm;

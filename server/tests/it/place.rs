@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use steadfast_tests::postgres_server::PostgresServer;
 
 /// Longer than anything here may take.
 pub(crate) const LONG: Duration = Duration::from_secs(90);
@@ -177,6 +178,30 @@ impl Server {
     }
 }
 
+/// A worker that has started.
+pub(crate) struct Worker {
+    pub(crate) process: Process,
+    pub(crate) id: String,
+}
+
+impl Worker {
+    pub(crate) fn start(place: &Place, args: &[&str]) -> Self {
+        let mut command = place.command(&["worker", "--json"]);
+        command.args(args);
+        let mut process = Process(command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap());
+        let line = process.first_line();
+        let started: Value = serde_json::from_str(&line).expect("the worker says that it has started");
+        Self { process, id: started["worker"].as_str().unwrap().to_owned() }
+    }
+
+    /// Ends it as an operator would, and waits for that.
+    #[track_caller]
+    pub(crate) fn stop(mut self) {
+        self.process.signal(Signal::TERM);
+        assert_eq!(self.process.ended().code(), Some(0));
+    }
+}
+
 pub(crate) fn agent() -> ureq::Agent {
     ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(LONG)).build().new_agent()
 }
@@ -219,4 +244,20 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < until, "not within {LONG:?}: {what}");
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+/// The URL of the place's own store.
+pub(crate) fn sqlite(place: &Place) -> String {
+    format!("sqlite:{}", place.path().join("steadfast.db").display())
+}
+
+/// The URL of a database on the PostgreSQL that these tests share. Without one it says which `test` is skipped.
+pub(crate) fn postgres(test: &str, database: &str) -> Option<String> {
+    PostgresServer::shared(test).map(|server| server.create_database(database).unwrap())
+}
+
+/// A time in an answer: the store's.
+#[track_caller]
+pub(crate) fn time(text: &Value) -> jiff::Timestamp {
+    text.as_str().unwrap_or_else(|| panic!("no time: {text}")).parse().unwrap()
 }

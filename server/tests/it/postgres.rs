@@ -70,3 +70,24 @@ fn a_deployment_on_postgres() {
     assert_eq!(through(&["prune", "--older", "0s"])["pruned"], 5);
     server.stop();
 }
+
+#[test]
+fn a_database_that_wants_encryption_is_told() {
+    let test = "a_database_that_wants_encryption_is_told";
+    let place = Place::new();
+    // Read by another user, too.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(place.path(), mode).unwrap();
+    let rules = place.path().join("pg_hba.conf");
+    std::fs::write(&rules, "local all all trust\nhostssl all all 127.0.0.1/32 trust\n").unwrap();
+    let options = Options { fsync: false, settings: &[("hba_file", rules.to_str().unwrap())] };
+    let Some(postgres) = PostgresServer::start_or_skip(test, options) else { return };
+    let store = postgres.create_database("encrypted").unwrap();
+    for store in [store.clone(), format!("{store}?sslmode=require")] {
+        let done = place.run(&["--store", &store, "list"]);
+        assert_eq!(done.code, 5, "{done:?}");
+        for part in ["wants an encrypted connection", "pg_hba.conf", "sslmode"] {
+            assert!(done.stderr.contains(part), "{part} is missing in {done:?}");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use steadfast_tests::postgres_server::{Options, PostgresServer};
 
-use crate::crash::processes;
+use crate::attempts::{entered_times, marker, processes};
 use crate::place::{Place, Process, Server, until};
 
 /// `slow` says that it was entered, and waits for a file `go`.
@@ -26,18 +26,6 @@ fn place(marker: &str) -> Place {
     Place::with(&CONFIG.replace("MARKER", marker))
 }
 
-#[track_caller]
-fn entered(place: &Place, times: usize) {
-    until("the handler was entered", || {
-        let text = std::fs::read_to_string(place.path().join("entered")).unwrap_or_default();
-        (text.lines().count() == times).then_some(())
-    });
-}
-
-fn marker(name: &str) -> String {
-    format!("{name}-{}", std::process::id())
-}
-
 #[test]
 fn who_waits_outlives_a_server_that_is_killed_and_started_again() {
     let place = place(&marker("outlived"));
@@ -48,7 +36,7 @@ fn who_waits_outlives_a_server_that_is_killed_and_started_again() {
         Process(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     };
     let submitter = start(&["submit", "slow", "--id", "a", "--wait"]);
-    entered(&place, 1);
+    entered_times(&place, 1);
     let mut watcher = start(&["watch", "a"]);
     let mut follower = start(&["logs", "a", "--follow"]);
     // Each has been answered.
@@ -97,14 +85,14 @@ fn an_attempt_that_may_not_be_rescued_fails_with_its_server() {
     let place = place(&marker);
     let mut server = Server::start(&place, &["--lease", "1s"]);
     server.post("/v1/tasks", r#"{"kind":"once","id":"a"}"#);
-    entered(&place, 1);
+    entered_times(&place, 1);
     server.process.signal(Signal::KILL);
     server.process.ended();
     until("its process is gone", || processes(&marker).is_empty().then_some(()));
     let server = Server::start(&place, &["--lease", "1s"]);
     let task = server.get("/v1/tasks/a?wait=60s").json();
     assert_eq!((&task["state"], &task["cause"]), (&"failed".into(), &"rescues_used_up".into()), "{task}");
-    entered(&place, 1);
+    entered_times(&place, 1);
     server.stop();
 }
 
@@ -133,7 +121,7 @@ fn cancel_reaches(place: &Place, store: &str, marker: &str) {
     let server = Server::start(place, &["--store", store, "--lease", "10m"]);
     for (times, id) in ["a", "b", "c"].into_iter().enumerate() {
         server.post("/v1/tasks", &format!(r#"{{"kind":"slow","id":"{id}"}}"#));
-        entered(place, times + 1);
+        entered_times(place, times + 1);
         let cancelled = place.json(&["--store", store, "cancel", id]);
         let asked = Instant::now();
         assert_eq!(cancelled["cancel"], "requested");

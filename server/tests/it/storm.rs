@@ -5,7 +5,6 @@
 //! no attempts of one task ran at the same time, and no process is left.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,8 +14,8 @@ use serde_json::Value;
 use steadfast_tests::postgres_server::{Options, PostgresServer};
 use steadfast_tests::random::Random;
 
-use crate::crash::processes;
-use crate::place::{Answer, Place, Process, Server, agent, until};
+use crate::attempts::{assert_no_overlaps, exclusive, output, processes};
+use crate::place::{Answer, Place, Server, Worker, agent, until};
 
 /// Of either store; another one is another storm.
 const SEED: u64 = 7;
@@ -36,28 +35,12 @@ const POST_EVERY: Duration = Duration::from_millis(60);
 /// Tasks whose first attempt never ends by itself.
 const HANGING: usize = 3;
 
-/// Each attempt holds a lock while it runs: two at once of one task would be seen. The marker is the number of seconds
-/// for which a hanging one sleeps, so that its processes are found.
-const CONFIG: &str = r#"
-[handlers.work]
-exec = ["sh", "-c", """
-exec 9> lock.$STEADFAST_TASK_ID
-flock -n 9 || echo $STEADFAST_TASK_ID >> overlaps
-sleep 0.1
-echo $STEADFAST_TASK_ID > $STEADFAST_OUTPUT
-"""]
-attempts = 1
-rescues = 100
-[handlers.hang]
-exec = ["sh", "-c", """
-exec 9> lock.$STEADFAST_TASK_ID
-flock -n 9 || echo $STEADFAST_TASK_ID >> overlaps
-[ $STEADFAST_FENCE -gt 1 ] || sleep MARKER
-echo $STEADFAST_TASK_ID > $STEADFAST_OUTPUT
-"""]
-attempts = 1
-rescues = 100
-"#;
+/// `work` is soon done; the first attempt of `hang` never is. The marker is also the number of seconds for which it
+/// sleeps, so that its child is found like itself.
+fn config(marker: &str) -> String {
+    let hang = format!("[ $STEADFAST_FENCE -gt 1 ] || sleep {marker}");
+    exclusive("work", marker, "sleep 0.1") + &exclusive("hang", marker, &hang)
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Blow {
@@ -71,8 +54,8 @@ enum Blow {
 
 #[test]
 fn acknowledged_tasks_end_once_in_a_storm_on_sqlite() {
-    let marker = marker(1);
-    let place = Place::with(&CONFIG.replace("MARKER", &marker));
+    let marker = seconds(1);
+    let place = Place::with(&config(&marker));
     let store = format!("sqlite:{}", place.path().join("steadfast.db").display());
     storm(&place, &store, &marker, None);
 }
@@ -83,13 +66,13 @@ fn acknowledged_tasks_end_once_in_a_storm_on_postgres() {
     let Some(database) = PostgresServer::start_or_skip(test, Options { fsync: true, settings: &[] }) else {
         return;
     };
-    let marker = marker(2);
-    let place = Place::with(&CONFIG.replace("MARKER", &marker));
+    let marker = seconds(2);
+    let place = Place::with(&config(&marker));
     storm(&place, &database.create_database("storm").unwrap(), &marker, Some(&database));
 }
 
 /// A number of seconds that nobody else sleeps for.
-fn marker(number: u32) -> String {
+fn seconds(number: u32) -> String {
     format!("{}", 1_000_000_000 + u64::from(std::process::id()) * 10 + u64::from(number))
 }
 
@@ -126,7 +109,7 @@ fn storm(place: &Place, store: &str, marker: &str, database: Option<&PostgresSer
         crew.strike(Blow::KillWorker, worker, Duration::ZERO, None);
     }
     judge(&crew, &acknowledged);
-    assert!(!place.path().join("overlaps").exists(), "two attempts of one task ran at once");
+    assert_no_overlaps(place);
     crew.stop();
     assert_eq!(processes(marker), [""; 0], "no process outlives its attempt");
 }
@@ -150,8 +133,7 @@ fn judge(crew: &Crew<'_>, acknowledged: &BTreeSet<String>) {
     for id in acknowledged {
         let task = crew.server.get(&format!("/v1/tasks/{id}?wait=60s")).json();
         assert_eq!((&task["id"], &task["state"]), (&id.as_str().into(), &"succeeded".into()), "{task}");
-        let output = steadfast_server::wire::to_base64(format!("{id}\n").as_bytes());
-        assert_eq!(task["output_base64"], output, "{task}");
+        assert_eq!(task["output_base64"], output(id), "{task}");
         if id.starts_with("hang-") {
             assert!(task["rescues"].as_u64() > Some(0), "its first worker died: {task}");
         }
@@ -200,7 +182,7 @@ struct Crew<'a> {
     place: &'a Place,
     store: &'a str,
     server: Server,
-    workers: [Process; 2],
+    workers: [Worker; 2],
 }
 
 impl<'a> Crew<'a> {
@@ -212,14 +194,14 @@ impl<'a> Crew<'a> {
     fn strike(&mut self, blow: Blow, which: usize, frozen: Duration, database: Option<&PostgresServer>) {
         match blow {
             Blow::KillWorker => {
-                self.workers[which].signal(Signal::KILL);
-                self.workers[which].ended();
+                self.workers[which].process.signal(Signal::KILL);
+                self.workers[which].process.ended();
                 self.workers[which] = worker(self.place, self.store);
             }
             Blow::FreezeWorker => {
-                self.workers[which].signal(Signal::STOP);
+                self.workers[which].process.signal(Signal::STOP);
                 std::thread::sleep(frozen);
-                self.workers[which].signal(Signal::CONT);
+                self.workers[which].process.signal(Signal::CONT);
             }
             Blow::KillServer => {
                 self.server.process.signal(Signal::KILL);
@@ -240,11 +222,8 @@ impl<'a> Crew<'a> {
         }
     }
 
-    fn stop(mut self) {
-        for worker in &mut self.workers {
-            worker.signal(Signal::TERM);
-            assert_eq!(worker.ended().code(), Some(0));
-        }
+    fn stop(self) {
+        self.workers.into_iter().for_each(Worker::stop);
         self.server.stop();
     }
 }
@@ -253,11 +232,6 @@ fn server(place: &Place, store: &str) -> Server {
     Server::start(place, &["--no-worker", "--store", store])
 }
 
-fn worker(place: &Place, store: &str) -> Process {
-    let mut command = place.command(&["worker", "--json", "--lease", LEASE, "--concurrency", "4"]);
-    command.args(["--store", store]);
-    let mut process = Process(command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap());
-    let started = process.first_line();
-    assert!(started.starts_with('{'), "the worker says that it has started: {started:?}");
-    process
+fn worker(place: &Place, store: &str) -> Worker {
+    Worker::start(place, &["--store", store, "--lease", LEASE, "--concurrency", "4"])
 }

@@ -20,6 +20,7 @@ mod p15_cancel_is_kept;
 mod p16_the_stores_clock_decides;
 mod p18_limits_hold;
 mod p20_conservation;
+mod own_assertion;
 
 pub mod goals;
 #[cfg(test)]
@@ -82,6 +83,7 @@ pub const PROPERTIES: &[Property] = &[
     p16_the_stores_clock_decides::PROPERTY,
     p18_limits_hold::PROPERTY,
     p20_conservation::PROPERTY,
+    own_assertion::PROPERTY,
 ];
 
 /// What a history says, in the forms that checkers need.
@@ -102,6 +104,10 @@ pub(crate) struct Found(Vec<(String, Option<TaskId>)>);
 impl Found {
     pub(crate) fn add(&mut self, task: &TaskId, what: String) {
         self.0.push((what, Some(task.clone())));
+    }
+
+    pub(crate) fn add_without_task(&mut self, what: String) {
+        self.0.push((what, None));
     }
 }
 

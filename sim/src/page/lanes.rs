@@ -185,6 +185,8 @@ impl Lanes {
             | Event::Crashed { node }
             | Event::Froze { node }
             | Event::Thawed { node } => Some(lane_of(node)),
+            Event::Noted { node: Some(node), .. } => Some(lane_of(node)),
+            Event::Noted { node: None, .. } | Event::Asserted { .. } => Some(&self.client),
             Event::Healed => None,
         }
     }
@@ -253,12 +255,14 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Told { task, .. }
         | Event::Looked { task, .. }
         | Event::Said { task, .. } => Some(task),
+        Event::Noted { task, .. } => task.as_ref(),
         Event::Edge(_)
         | Event::Limited { .. }
         | Event::Started { .. }
         | Event::Crashed { .. }
         | Event::Froze { .. }
         | Event::Thawed { .. }
+        | Event::Asserted { .. }
         | Event::Healed => None,
     }
 }

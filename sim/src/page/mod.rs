@@ -1,6 +1,7 @@
 //! The page of a failure, which a person reads in two minutes: what is broken, what was chosen, what happened to the
 //! tasks concerned in a lane for each node, and how to see it again.
 
+mod embedded;
 mod lanes;
 mod words;
 
@@ -19,6 +20,8 @@ pub struct Page {
     /// The violation that the page is about.
     violation: Violation,
     shrunk: Option<FromWhat>,
+    /// Its last lines, where they aren't those of Steadfast's own scenarios.
+    ending: Option<String>,
 }
 
 /// What a shrunk run was shrunk from.
@@ -61,7 +64,13 @@ impl Page {
     pub fn as_it_is(report: Report, property: &str) -> Self {
         let violation = report.violations.iter().find(|violation| violation.property == property).cloned();
         let violation = violation.expect("the run breaks the property");
-        Self { report, violation, shrunk: None }
+        Self { report, violation, shrunk: None, ending: None }
+    }
+
+    /// Ends it with these lines in place of how Steadfast's own scenarios are run again.
+    #[must_use]
+    pub fn ending_with(self, lines: impl Into<String>) -> Self {
+        Self { ending: Some(lines.into()), ..self }
     }
 
     /// The run that it shows.
@@ -101,7 +110,7 @@ impl fmt::Display for Page {
         let Self { report, violation, .. } = self;
         writeln!(f, "{} is broken: {}", violation.property, violation.meaning)?;
         writeln!(f, "  {}", violation.what)?;
-        for other in report.violations.iter().filter(|other| other.property != violation.property) {
+        for other in report.violations.iter().filter(|other| *other != violation) {
             writeln!(f, "  also {}: {}", other.property, other.what)?;
         }
         writeln!(f)?;
@@ -121,7 +130,10 @@ impl fmt::Display for Page {
         writeln!(f)?;
         lanes::write(f, &report.entries, violation, moment(report, violation.property))?;
         writeln!(f)?;
-        self.write_again(f)
+        match &self.ending {
+            Some(lines) => writeln!(f, "{lines}"),
+            None => self.write_again(f),
+        }
     }
 }
 

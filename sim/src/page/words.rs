@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::embedded;
 use crate::choices::{Decision, Site, Stream};
+use crate::embed::TEST;
+use crate::embed::database::{COMMIT, STATEMENT};
 use crate::history::Event;
 use crate::sweep::Report;
 
@@ -62,14 +65,23 @@ impl<'a> Cast<'a> {
                     1 | 2 => "lets others in between".to_owned(),
                     n => format!("takes {n} ms"),
                 };
-                format!("storage   {} of {} {what}, {time}", place(site), self.node(*actor))
+                let who = self.session(*actor);
+                let who = who.unwrap_or_else(|| self.node(*actor).to_owned());
+                format!("storage   {} of {who} {what}, {time}", place(site))
             }
             Stream::Faults => format!("faults    {}", self.fault(site, *actor, *value, &time)),
             Stream::Workload => match self.handlers.get(actor) {
                 Some(task) => format!("workload  {task}'s handler, {time}: {}", handler(site, *value)),
+                None if *actor == TEST => format!("workload  the test picks {value} for {site:?}, {time}"),
                 None => format!("workload  t{actor:02}: {}, {time}", workload(site, *value)),
             },
         }
+    }
+
+    /// Whose session of a service's own database it is.
+    fn session(&self, actor: u64) -> Option<String> {
+        let task = self.handlers.get(&actor).map(|task| format!("{task}'s handler"));
+        task.or_else(|| (actor == TEST).then(|| "the test".to_owned()))
     }
 
     fn node(&self, actor: u64) -> &'a str {
@@ -77,6 +89,9 @@ impl<'a> Cast<'a> {
     }
 
     fn fault(&self, site: &str, actor: u64, value: u32, time: &str) -> String {
+        if let Some(words) = embedded::fault(site, actor, value, time, self.handlers.get(&actor).copied()) {
+            return words;
+        }
         let of = |table: &[&'static str]| {
             let index = usize::try_from(value).expect("small");
             table.get(index).map_or_else(|| format!("value {value}"), |word| (*word).to_owned())
@@ -132,8 +147,8 @@ impl<'a> Cast<'a> {
 fn place(site: &str) -> &str {
     match site {
         "begin" => "the begin of a transaction",
-        "statement" => "a statement",
-        "commit" => "a commit",
+        "statement" | STATEMENT => "a statement",
+        "commit" | COMMIT => "a commit",
         "read" => "a read",
         "claim" => "a claim",
         "apply" => "a write",

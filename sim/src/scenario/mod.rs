@@ -9,6 +9,7 @@ pub mod incidents;
 pub mod workers;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
@@ -17,8 +18,11 @@ use crate::history::Entry;
 use crate::scheduler::Bounds;
 use crate::world::World;
 
+/// What happens in a scenario. A test's closure is one too: see [`embed`](crate::embed).
+pub(crate) type Play = &'static (dyn Fn(World) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync);
+
 /// A scenario.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Scenario {
     /// Its name on the command line.
     pub name: &'static str,
@@ -26,7 +30,13 @@ pub struct Scenario {
     pub about: &'static str,
     /// What must happen in it sometimes.
     pub goals: Goals,
-    pub(crate) run: fn(World) -> Pin<Box<dyn Future<Output = ()> + Send>>,
+    pub(crate) run: Play,
+}
+
+impl fmt::Debug for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scenario").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// What must happen *sometimes*: a sweep that never comes near the dangerous interleaving proves nothing.

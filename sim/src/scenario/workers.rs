@@ -30,7 +30,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "workers",
     about: "three workers that crash, freeze and restart; parents, slots, keys, deadlines, limits, pauses, cancels, reports, pruning, lost answers",
     goals: Goals { all: goals::GOALS, reached: goals::reached },
-    run: |world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world)),
 };
 
 async fn run(world: World) {

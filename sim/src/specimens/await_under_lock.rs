@@ -32,13 +32,13 @@ pub(super) const SPECIMEN: Specimen = Specimen {
         name: "await-under-lock",
         about: "the old task is awaited under the lock that its cleanup needs",
         goals: Goals::NONE,
-        run: |world| Box::pin(run(world, Await::UnderLock)),
+        run: &|world| Box::pin(run(world, Await::UnderLock)),
     },
     fixed: Scenario {
         name: "await-under-lock (fixed)",
         about: "the old task is awaited after the lock was released",
         goals: Goals::NONE,
-        run: |world| Box::pin(run(world, Await::Outside)),
+        run: &|world| Box::pin(run(world, Await::Outside)),
     },
 };
 

@@ -32,13 +32,13 @@ pub(super) const SPECIMEN: Specimen = Specimen {
         name: "dropped-handle",
         about: "a task whose handle was dropped is collected before it ran, and marked failed",
         goals: Goals::NONE,
-        run: |world| Box::pin(run(world, false)),
+        run: &|world| Box::pin(run(world, false)),
     },
     fixed: Scenario {
         name: "dropped-handle (fixed)",
         about: "the handle is kept for as long as the task lives",
         goals: Goals::NONE,
-        run: |world| Box::pin(run(world, true)),
+        run: &|world| Box::pin(run(world, true)),
     },
 };
 

@@ -24,7 +24,7 @@ const FIXED: Scenario = Scenario {
     name: "foreign-run-id (fixed)",
     about: "the id is chosen and stored before it is answered, and handed to the executor",
     goals: Goals::NONE,
-    run: |world| Box::pin(run(world, Identity::Handed)),
+    run: &|world| Box::pin(run(world, Identity::Handed)),
 };
 
 pub(super) const SPECIMEN: Specimen = Specimen {
@@ -35,7 +35,7 @@ pub(super) const SPECIMEN: Specimen = Specimen {
         name: "foreign-run-id",
         about: "the endpoint answers with an id that the executor never uses",
         goals: Goals::NONE,
-        run: |world| Box::pin(run(world, Identity::Foreign)),
+        run: &|world| Box::pin(run(world, Identity::Foreign)),
     },
     fixed: FIXED,
 };
@@ -48,7 +48,7 @@ pub(super) const NEWEST_FILE: Specimen = Specimen {
         name: "newest-file",
         about: "the endpoint waits two seconds and answers with the id of the newest result",
         goals: Goals::NONE,
-        run: |world| Box::pin(run(world, Identity::NewestFile)),
+        run: &|world| Box::pin(run(world, Identity::NewestFile)),
     },
     fixed: FIXED,
 };

@@ -31,13 +31,13 @@ pub(super) const SPECIMEN: Specimen = Specimen {
         name: "no-dispatcher",
         about: "tasks wait until somebody calls dispatch, and a restart forgets what was in progress",
         goals: Goals::NONE,
-        run: |world| Box::pin(run(world, false)),
+        run: &|world| Box::pin(run(world, false)),
     },
     fixed: Scenario {
         name: "no-dispatcher (fixed)",
         about: "the server dispatches by itself, and takes back what was in progress when it starts",
         goals: Goals::NONE,
-        run: |world| Box::pin(run(world, true)),
+        run: &|world| Box::pin(run(world, true)),
     },
 };
 

@@ -37,7 +37,7 @@ const FIXED: Scenario = Scenario {
     name: "stale-status (fixed)",
     about: "each read is a transaction of its own and keeps nothing",
     goals: Goals::NONE,
-    run: |world| Box::pin(run(world, NONE)),
+    run: &|world| Box::pin(run(world, NONE)),
 };
 
 pub(super) const SNAPSHOT: Specimen = Specimen {
@@ -48,7 +48,7 @@ pub(super) const SNAPSHOT: Specimen = Specimen {
         name: "stale-snapshot",
         about: "the API's session keeps its snapshot: it reads running after succeeded was committed",
         goals: Goals::NONE,
-        run: |world| Box::pin(run(world, Layers { snapshot: true, ..NONE })),
+        run: &|world| Box::pin(run(world, Layers { snapshot: true, ..NONE })),
     },
     fixed: FIXED,
 };
@@ -61,7 +61,7 @@ pub(super) const CACHE: Specimen = Specimen {
         name: "stale-cache",
         about: "the API's object cache shadows the row: it shows running after succeeded was committed",
         goals: Goals::NONE,
-        run: |world| Box::pin(run(world, Layers { cache: true, ..NONE })),
+        run: &|world| Box::pin(run(world, Layers { cache: true, ..NONE })),
     },
     fixed: FIXED,
 };
@@ -74,7 +74,7 @@ pub(super) const BOTH: Specimen = Specimen {
         name: "stale-status",
         about: "a session that keeps its snapshot under an object cache, as it was found",
         goals: Goals::NONE,
-        run: |world| Box::pin(run(world, Layers { snapshot: true, cache: true })),
+        run: &|world| Box::pin(run(world, Layers { snapshot: true, cache: true })),
     },
     fixed: FIXED,
 };
@@ -87,13 +87,13 @@ pub(super) const PARSE_ERROR: Specimen = Specimen {
         name: "parse-error-completed",
         about: "a worker that can't parse its model's answer records the task as completed",
         goals: Goals::NONE,
-        run: |world| Box::pin(run_parsing(world, false)),
+        run: &|world| Box::pin(run_parsing(world, false)),
     },
     fixed: Scenario {
         name: "parse-error-completed (fixed)",
         about: "the parse error is recorded as the failure that it is",
         goals: Goals::NONE,
-        run: |world| Box::pin(run_parsing(world, true)),
+        run: &|world| Box::pin(run_parsing(world, true)),
     },
 };
 

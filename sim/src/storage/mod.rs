@@ -40,6 +40,7 @@ use crate::scheduler::yield_now;
 use crate::world::{DATABASE, Node, Profile, Server};
 use flaws::Flaw;
 use transaction::Transaction;
+pub(crate) use transaction::point;
 
 /// A process's handle to the simulated store.
 #[derive(Debug, Clone)]

@@ -197,7 +197,7 @@ impl Transaction {
 }
 
 /// A place where others may come in between.
-pub(super) async fn point(server: &Server, site: &'static str, actor: u64) {
+pub(crate) async fn point(server: &Server, site: &'static str, actor: u64) {
     match server.choices.depart(Stream::Storage, site, actor, server.latency_odds, 4) {
         0 => {}
         1 | 2 => yield_now().await,

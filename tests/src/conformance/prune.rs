@@ -13,6 +13,7 @@ super::cases! { "prune", 1,
     "Prune" => tasks_are_forgotten_at_their_age_and_not_before,
     "Prune" => each_outcome_has_an_age_of_its_own,
     "P1, Prune" => an_unfinished_task_is_never_forgotten,
+    "P1, Prune" => a_task_that_a_refused_batch_would_have_ended_is_not_forgotten,
     "Prune::limit" => those_that_ended_first_are_forgotten_first,
     "KEY_KEPT" => a_key_is_kept_however_eagerly_tasks_are_pruned,
     "Prune: all that belongs to them" => nothing_of_a_forgotten_task_is_left,
@@ -89,6 +90,18 @@ async fn an_unfinished_task_is_never_forgotten<S: Storage>(bench: &Bench<S>) {
     assert_eq!(prune_all(bench).await, 0);
     assert_eq!(bench.list(TaskFilter { limit: 100, ..TaskFilter::default() }).await, before);
     assert_eq!(bench.attempts("retried").await.len(), 1);
+}
+
+async fn a_task_that_a_refused_batch_would_have_ended_is_not_forgotten<S: Storage>(bench: &Bench<S>) {
+    bench.insert(in_own_queue("a")).await;
+    let lease = bench.claim_in("a").await;
+    let batch = vec![settle(&lease, done()), put(&dependent("orphan", &["nobody"]))];
+    refused(bench.send_batch(batch).await);
+    bench.clock.advance(HOUR);
+    assert_eq!(prune_all(bench).await, 0);
+    assert_eq!(bench.state("a").await, State::Running);
+    bench.settle(&lease, done()).await;
+    assert_eq!((prune_all(bench).await, prune_all(bench).await), (1, 0));
 }
 
 async fn those_that_ended_first_are_forgotten_first<S: Storage>(bench: &Bench<S>) {

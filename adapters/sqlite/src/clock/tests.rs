@@ -283,7 +283,7 @@ async fn a_mark_ahead_of_the_line_is_gone_on_from() {
     let storage = setup.process();
     let ahead = BEGINNING + HOUR;
     let conn = Connection::open(&setup.path).expect("opened");
-    conn.execute("UPDATE meta SET high_water = ?1", [ahead.as_micros()]).expect("set");
+    conn.execute("UPDATE meta SET high_mark = ?1", [ahead.as_micros()]).expect("set");
     assert_eq!(now(&storage).await, ahead);
     claim(&storage).await;
     setup.computer.pass(seconds(20));

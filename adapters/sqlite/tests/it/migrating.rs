@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use steadfast_core::step::{QueuePause, Report};
+use steadfast_core::step::{Prune, QueuePause, Receipt, Report};
 use steadfast_core::storage::{Answer, ClaimRequest, Lease, Query, TaskFilter};
 use steadfast_core::task::{LogLine, OnConflict, Stream};
 use steadfast_core::time::ManualClock;
@@ -91,7 +91,7 @@ async fn a_store_of_version_1_keeps_every_task() {
     let lease_end = Some(LEFT + Duration::from_secs(30));
     assert_eq!((running.priority, running.lease_expires_at), (-3, lease_end));
     drop(storage);
-    assert_eq!(version(&path), 3);
+    assert_eq!(version(&path), 4);
     assert_eq!(all(&open_then(&path)).await, tasks, "once is enough");
 }
 
@@ -152,7 +152,7 @@ fn many_may_migrate_the_same_store_at_once() {
         threads.into_iter().map(|thread| thread.join().expect("opened")).collect()
     });
     assert!(stores.windows(2).all(|two| two[0] == two[1]), "{stores:?}");
-    assert_eq!(version(&path), 3);
+    assert_eq!(version(&path), 4);
 }
 
 #[test]
@@ -170,18 +170,43 @@ fn a_migration_that_fails_half_way_changes_nothing() {
     assert_eq!((version(&path), tasks(&conn)), (1, 7));
     conn.execute_batch("DROP TABLE worker").expect("out of the way");
     drop(open_then(&path));
-    assert_eq!((version(&path), tasks(&conn)), (3, 7));
+    assert_eq!((version(&path), tasks(&conn)), (4, 7));
+}
+
+#[tokio::test]
+async fn what_ended_under_version_1_is_pruned() {
+    let (_guard, path) = directory();
+    make_version_1(&path);
+    let storage = open_then(&path);
+    let prune = |limit| Step::Prune(Prune { succeeded: Duration::ZERO, otherwise: Duration::ZERO, limit });
+    for (limit, count) in [(1, 1), (9, 1), (9, 0)] {
+        let Outcome::Applied(receipts) = apply(&storage, prune(limit).into()).await else {
+            panic!("refused")
+        };
+        assert_eq!(receipts, [Receipt::Pruned(count)]);
+    }
+    let left: Vec<State> = all(&storage).await.iter().map(|task| task.state).collect();
+    // The one that succeeded has a key, which is kept.
+    assert_eq!(left, [State::Ready, State::Scheduled, State::Blocked, State::Running, State::Succeeded]);
 }
 
 #[test]
-fn a_program_of_version_1_that_is_still_running_fails_loudly() {
-    let (_guard, path) = directory();
-    make_version_1(&path);
-    let old = rusqlite::Connection::open(&path).expect("opened");
+fn an_older_program_that_is_still_running_fails_loudly() {
+    let older = ["schema_1.sql", "schema_2.sql", "schema_3.sql"];
     // What such a program begins each of its transactions with.
-    let mut begins = old.prepare("SELECT clock FROM meta WHERE one = 1").expect("prepared");
-    assert_eq!(begins.query_one([], |row| row.get::<_, i64>(0)), Ok(0));
-    drop(open_then(&path));
-    let error = begins.query_one([], |row| row.get::<_, i64>(0)).expect_err("it must not go on");
-    assert!(error.to_string().contains("no such column"), "{error}");
+    for (version, column) in [(1, "clock"), (2, "high_water"), (3, "high_water")] {
+        let (_guard, path) = directory();
+        let old = rusqlite::Connection::open(&path).expect("opened");
+        for name in &older[..version] {
+            let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(name);
+            old.execute_batch(&std::fs::read_to_string(schema).expect("read")).expect("made");
+        }
+        let header = format!("PRAGMA application_id = 1400137313; PRAGMA user_version = {version}");
+        old.execute_batch(&header).expect("made");
+        let mut begins = old.prepare(&format!("SELECT {column} FROM meta WHERE one = 1")).expect("prepared");
+        assert_eq!(begins.query_one([], |row| row.get::<_, i64>(0)), Ok(0));
+        drop(open_then(&path));
+        let error = begins.query_one([], |row| row.get::<_, i64>(0)).expect_err("it must not go on");
+        assert!(error.to_string().contains("no such column"), "{error}");
+    }
 }

@@ -20,7 +20,7 @@ async fn the_clock_does_not_go_back_behind_what_other_processes_have_stored() {
     // As if a process had written an hour from now, and the host's clock had been set back since.
     let ahead = now(&storage).await + Duration::from_secs(3600);
     let conn = rusqlite::Connection::open(&path).expect("opened");
-    conn.execute("UPDATE meta SET high_water = ?1", [ahead.as_micros()]).expect("set");
+    conn.execute("UPDATE meta SET high_mark = ?1", [ahead.as_micros()]).expect("set");
 
     assert!(now(&storage).await >= ahead);
     submit(&storage, new_task("t1")).await;
@@ -34,8 +34,7 @@ async fn the_mark_is_kept_while_work_goes_on_and_not_by_idle_polls() {
     let (_guard, path) = directory();
     let storage = open(&path);
     let conn = rusqlite::Connection::open(&path).expect("opened");
-    let mark =
-        || conn.query_one("SELECT high_water FROM meta", [], |row| row.get::<_, i64>(0)).expect("read");
+    let mark = || conn.query_one("SELECT high_mark FROM meta", [], |row| row.get::<_, i64>(0)).expect("read");
     assert_eq!(claim(&storage, 1).await.tasks, []);
     assert_eq!(mark(), 0);
     submit(&storage, new_task("t1")).await;

@@ -23,7 +23,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "incident-2-await-under-lock",
     about: "ten requests for one session, each replacing the task before it, whose cleanup takes its time",
     goals: Goals { all: &[OVERTAKEN, UNENTERED], reached },
-    run: |world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world)),
 };
 
 const REQUESTS: u64 = 10;

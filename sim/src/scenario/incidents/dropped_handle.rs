@@ -19,7 +19,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "incident-1-dropped-handle",
     about: "callers that go away, and workers that die between the claim and the handler's first line",
     goals: Goals { all: &[WENT_AWAY, LOST_BEFORE], reached },
-    run: |world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world)),
 };
 
 const EXPERIMENTS: u64 = 3;

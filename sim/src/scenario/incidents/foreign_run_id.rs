@@ -23,7 +23,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "incident-5-foreign-run-id",
     about: "callers choose the run's id, get no answer, and poll; programs report ids of their own",
     goals: Goals { all: &[UNANSWERED, BY_ALIAS], reached },
-    run: |world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world)),
 };
 
 const RUNS: u64 = 3;

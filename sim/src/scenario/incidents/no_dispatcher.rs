@@ -24,7 +24,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "incident-3-no-dispatcher",
     about: "nobody calls dispatch, the server restarts in the middle, attempts fail and dependents wait",
     goals: Goals { all: &[RESTARTED, RETRIED, RELEASED], reached },
-    run: |world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world)),
 };
 
 const TASKS: u64 = 4;

@@ -21,7 +21,7 @@ pub const SCENARIO: Scenario = Scenario {
     name: "incident-4-stale-status",
     about: "a client polls and waits while a worker in another process commits",
     goals: Goals { all: &[SAW_BOTH, OVERTAKEN], reached },
-    run: |world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world)),
 };
 
 const TASKS: u64 = 3;
