@@ -4,6 +4,7 @@
 //! Read the modules in this order. Nothing here reads a real clock, a random source or hash-map order, so a seed
 //! is a run: see [`Choices`](choices::Choices).
 
+pub mod cancel;
 pub mod capsule;
 pub mod choices;
 pub mod db;

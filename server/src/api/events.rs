@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::header::ACCEPT;
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{Stream, StreamExt, unfold};
@@ -40,7 +40,7 @@ pub(super) async fn events<S: Storage, C: Clock>(
     let id = id.id()?;
     let asked = parameters.take("after", |text| text.parse::<Revision>())?;
     parameters.none_left("after")?;
-    let seen = last_seen(&headers)?.or(asked);
+    let seen = last_event_id(headers.get(LAST_EVENT_ID))?.or(asked);
     let service = &api.0.settings.service;
     let Some(task) = service.engine.task(&id).await? else { return Err(no_task(&id)) };
     let is_new = seen.is_none_or(|seen| task.rev > seen);
@@ -57,9 +57,13 @@ pub(super) async fn events<S: Storage, C: Clock>(
     Ok(Sse::new(stream(api, id, seen)).keep_alive(keep_alive).into_response())
 }
 
-/// Where the client left off. An empty id is as good as none: that is how a browser forgets.
-fn last_seen(headers: &HeaderMap) -> Result<Option<Revision>, Problem> {
-    let Some(header) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
+/// Where the client left off, as it says in the header `Last-Event-ID`. An empty id is as good as none: that is how a
+/// browser forgets.
+///
+/// # Errors
+/// It is no id that an event can have.
+pub fn last_event_id(header: Option<&HeaderValue>) -> Result<Option<Revision>, Problem> {
+    let Some(header) = header else { return Ok(None) };
     let bad = || invalid("must be the id of an event of this task: a revision").field("Last-Event-ID");
     match header.to_str().map_err(|_| bad())? {
         "" => Ok(None),

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use steadfast::{Clock, Queue, Slot, Storage};
 
-use super::parse::{Parameters, Segment, body};
-use super::tasks::{Nothing, Why};
+use super::parse::{Parameters, Segment, body, json, whole};
+use super::tasks::{Nothing, reason};
 use super::{Api, answer};
 use crate::service::invalid;
 use crate::units;
@@ -44,9 +44,9 @@ pub(super) async fn free_slot<S: Storage, C: Clock>(
     sent: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     parameters.none_left("")?;
-    let why: Why = body(sent)?;
+    let reason = reason(&whole(sent)?)?;
     let slot: Slot = slot.name("slot")?;
-    let cancelled = api.0.settings.service.free_slot(&slot, &why.reason()).await?;
+    let cancelled = api.0.settings.service.free_slot(&slot, &reason).await?;
     Ok(answer::json(StatusCode::OK, &cancelled))
 }
 
@@ -110,22 +110,24 @@ pub(super) async fn limits<S: Storage, C: Clock>(
 ) -> Result<Response, Problem> {
     parameters.none_left("")?;
     let queue: Queue = queue.name("queue")?;
-    let concurrency = concurrency(sent)?;
+    let concurrency = concurrency(&whole(sent)?)?;
     Ok(answer::json(StatusCode::OK, &api.0.settings.service.limit(queue, concurrency).await?))
 }
 
-fn concurrency(sent: Result<Bytes, BytesRejection>) -> Result<Option<u32>, Problem> {
-    let sent = super::parse::whole(sent)?;
+/// Reads the body of new limits: how many tasks may run at once, if not all.
+///
+/// # Errors
+/// It isn't a JSON object that says so, or says more.
+pub fn concurrency(body: &[u8]) -> Result<Option<u32>, Problem> {
     let bad = |why: String| invalid(why).field("concurrency");
-    let Limits { concurrency, rate } =
-        serde_json::from_slice(&sent).map_err(|error| invalid(format!("the body: {error}")))?;
+    let Limits { concurrency, rate } = json(body)?;
     if rate.is_some() {
         return Err(invalid("isn't there yet: use concurrency, which limits how many tasks run at once")
             .field("rate"));
     }
     match concurrency {
         // Serde doesn't tell a null from nothing.
-        None if sent.windows(13).any(|part| part == b"\"concurrency\"") => Ok(None),
+        None if body.windows(13).any(|part| part == b"\"concurrency\"") => Ok(None),
         None => Err(bad("is missing: how many tasks may run at once? null is no limit".into())),
         Some(value) => {
             let number = value.as_u64().and_then(|number| u32::try_from(number).ok());

@@ -32,11 +32,12 @@ use crate::service::Service;
 use crate::store::Observed;
 use kinds::Kinds;
 
-pub(crate) use parse::{limit, state};
-pub(crate) use tasks::place;
-
-pub use submit::BULK_TASKS_MAX;
-pub use tasks::WAIT_MAX;
+// What this API reads, without a server around it.
+pub use events::last_event_id;
+pub use houses::concurrency;
+pub use parse::{limit, state};
+pub use submit::{BULK_TASKS_MAX, bulk, idempotency_key};
+pub use tasks::{WAIT_MAX, place, reason};
 
 /// The largest body of a bulk submit, in bytes; a single task may be larger where payloads may.
 pub const BULK_BYTES_MAX: usize = 16 << 20;

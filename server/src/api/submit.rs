@@ -28,7 +28,7 @@ pub(super) async fn submit<S: Storage, C: Clock>(
 ) -> Result<Response, Problem> {
     parameters.none_left("")?;
     let body = whole(body)?;
-    let key = key(&headers)?;
+    let key = idempotency_key(headers.get_all(IDEMPOTENCY_KEY).iter())?;
     if body.trim_ascii_start().first() == Some(&b'[') {
         if key.is_some() {
             let detail = "the header Idempotency-Key can't stand for many tasks";
@@ -47,17 +47,26 @@ pub(super) async fn submit<S: Storage, C: Clock>(
 }
 
 async fn many<S: Storage, C: Clock>(api: &Api<S, C>, body: &[u8]) -> Result<Response, Problem> {
+    let items = bulk(body)?;
+    let mut submissions = Vec::with_capacity(items.len());
+    for item in items {
+        submissions.push(api.read(item.get().as_bytes(), None).await);
+    }
+    Ok(answer::json(StatusCode::OK, &api.0.settings.service.submit_all(submissions).await))
+}
+
+/// Parts the body of many submits: each is read by itself.
+///
+/// # Errors
+/// It is no JSON array, or has more than [`BULK_TASKS_MAX`] items.
+pub fn bulk(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
     let items: Vec<&RawValue> =
         serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))?;
     if items.len() > BULK_TASKS_MAX {
         let detail = format!("{} tasks are more than the {BULK_TASKS_MAX} of one request", items.len());
         return Err(too_large(detail).help("send them in several requests"));
     }
-    let mut submissions = Vec::with_capacity(items.len());
-    for item in items {
-        submissions.push(api.read(item.get().as_bytes(), None).await);
-    }
-    Ok(answer::json(StatusCode::OK, &api.0.settings.service.submit_all(submissions).await))
+    Ok(items)
 }
 
 impl<S: Storage, C: Clock> Api<S, C> {
@@ -86,8 +95,11 @@ impl<S: Storage, C: Clock> Api<S, C> {
     }
 }
 
-fn key(headers: &HeaderMap) -> Result<Option<Key>, Problem> {
-    let mut given = headers.get_all(IDEMPOTENCY_KEY).iter();
+/// Reads the headers `Idempotency-Key`, of which there is one at most.
+///
+/// # Errors
+/// There are several, or it is no key.
+pub fn idempotency_key<'a>(mut given: impl Iterator<Item = &'a HeaderValue>) -> Result<Option<Key>, Problem> {
     let Some(header) = given.next() else { return Ok(None) };
     if given.next().is_some() {
         return Err(invalid("the header Idempotency-Key stands there twice").field("key"));

@@ -13,7 +13,7 @@ use steadfast::core::storage::TaskFilter;
 use steadfast::core::task::Fence;
 use steadfast::{Clock, Kind, Queue, Revision, Slot, Storage, TaskId};
 
-use super::parse::{Parameters, Segment, body, limit, state};
+use super::parse::{Parameters, Segment, body, json, limit, state, whole};
 use super::{Api, answer};
 use crate::service::LOG_LINES_MAX;
 use crate::units;
@@ -96,7 +96,10 @@ pub(super) async fn log<S: Storage, C: Clock>(
 }
 
 /// Reads a place in a log: fence and number, parted by a dot.
-pub(crate) fn place(text: &str) -> Result<(Fence, u32), String> {
+///
+/// # Errors
+/// It is none.
+pub fn place(text: &str) -> Result<(Fence, u32), String> {
     let read = |text: &str| {
         let (fence, number) = text.split_once('.')?;
         Some((fence.parse().ok()?, number.parse().ok()?))
@@ -129,14 +132,17 @@ pub(super) async fn diagnosis<S: Storage, C: Clock>(
 /// The body of a cancel; it may be empty.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Why {
+struct Why {
     reason: Option<String>,
 }
 
-impl Why {
-    pub(super) fn reason(self) -> String {
-        self.reason.unwrap_or_else(|| "cancelled over HTTP".into())
-    }
+/// Reads the body of a cancel: why.
+///
+/// # Errors
+/// It isn't a JSON object with a `reason`, or nothing else.
+pub fn reason(body: &[u8]) -> Result<String, Problem> {
+    let Why { reason } = json(body)?;
+    Ok(reason.unwrap_or_else(|| "cancelled over HTTP".into()))
 }
 
 /// `POST /v1/tasks/{id}/cancel`, with `{"reason": "…"}` or without a body.
@@ -147,8 +153,8 @@ pub(super) async fn cancel<S: Storage, C: Clock>(
     sent: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     parameters.none_left("")?;
-    let why: Why = body(sent)?;
-    let cancelled = api.0.settings.service.cancel(&id.id()?, &why.reason()).await?;
+    let reason = reason(&whole(sent)?)?;
+    let cancelled = api.0.settings.service.cancel(&id.id()?, &reason).await?;
     Ok(answer::json(StatusCode::OK, &cancelled))
 }
 

@@ -55,16 +55,30 @@ fn what_a_sweep_finds_replays_from_its_capsule() {
     let place = Place::new();
     let output = run(
         &place,
-        &["sim", "sweep", "--flaw", "unfenced-transition", "--seeds", "100", "--jobs", "1", "--json"],
+        &[
+            "sim",
+            "sweep",
+            "--flaw",
+            "unfenced-transition",
+            "--seeds",
+            "100",
+            "--jobs",
+            "1",
+            "--json",
+            "--keep",
+            "kept",
+        ],
     );
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let found = lines(&output.stdout);
     let first = &found[0];
     assert_eq!(first["property"], "P4");
+    let kept = format!("kept/workers-postgres-P4-{}", first["seed"]);
+    let read = |ending: &str| std::fs::read_to_string(place.path().join(format!("{kept}.{ending}"))).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&read("json")).unwrap(), first["capsule"]);
+    assert!(read("txt").starts_with("P4 is broken"), "{}", read("txt"));
     assert!(first["shrunk"].as_u64() < first["decisions"].as_u64(), "{first}");
-    let capsule = place.path().join("capsule.json");
-    std::fs::write(&capsule, first["capsule"].to_string()).unwrap();
-    let replayed = run(&place, &["sim", "replay", "capsule.json"]);
+    let replayed = run(&place, &["sim", "replay", &format!("{kept}.json")]);
     assert_eq!(replayed.status.code(), Some(1), "{replayed:?}");
     let page = String::from_utf8_lossy(&replayed.stdout).into_owned();
     assert!(page.starts_with("P4 is broken"), "{page}");

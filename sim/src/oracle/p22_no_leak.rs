@@ -10,12 +10,12 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
     for entry in facts.entries {
         match &entry.event {
             Event::Drained { node, attempts } if *attempts > 0 => {
-                found.add_without_task(format!(
+                found.add_in_general(format!(
                     "{node} was drained and its registry still has {attempts} attempts"
                 ));
             }
             Event::Closed { connections } if *connections > 0 => {
-                found.add_without_task(format!(
+                found.add_in_general(format!(
                     "{connections} connections to the store are open when everybody has gone"
                 ));
             }

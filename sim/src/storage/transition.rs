@@ -186,8 +186,10 @@ fn moved(row: &StoreRow, transition: &Transition, now: Timestamp) -> StoreRow {
         task.mark = transition.mark;
         task.attempt = task.attempt.saturating_sub(u32::from(*give_back_attempt));
         task.rescues += u32::from(*rescue);
-        if *to == State::Scheduled {
-            task.due_at = now + *delay;
+        match to {
+            State::Scheduled => task.due_at = now + *delay,
+            State::Ready => task.due_at = task.due_at.min(now),
+            State::Blocked | State::Running | State::Succeeded | State::Failed | State::Cancelled => {}
         }
         if *to != State::Running {
             task.lease_expires_at = None;

@@ -1,5 +1,6 @@
 //! The simulator's tests that are written with it as its users would.
 
+mod cancellation;
 mod embedded;
 mod environment;
 mod kept;

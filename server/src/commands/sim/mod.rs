@@ -126,6 +126,9 @@ pub struct Sweep {
     /// How many threads [default: as many as there are cores]
     #[arg(long, value_name = "J")]
     pub jobs: Option<NonZeroUsize>,
+    /// Keep the capsule and the page of each property's first failure in this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "no_shrink")]
+    pub keep: Option<PathBuf>,
     /// What is run.
     #[command(flatten)]
     pub what: What,

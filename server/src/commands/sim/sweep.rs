@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,9 @@ pub(super) fn sweep(args: &Sweep, interrupted: &Interrupted, out: Out) -> Result
     let bar = progress(args.seeds.get() * setups.len() as u64, out);
     let started = Instant::now();
     let go_on = || !interrupted.is_set() && args.time.is_none_or(|time| started.elapsed() < time);
-    let mut failures = Failures { shown: BTreeSet::new(), shrinks: !args.what.no_shrink, out, error: None };
+    let keep = args.keep.as_deref();
+    let mut failures =
+        Failures { shown: BTreeSet::new(), shrinks: !args.what.no_shrink, keep, out, error: None };
     let strategy = args.what.strategy();
     let per_seed = setups.len() as u64;
     let searched = steadfast_sim::sweep::Sweep { setups, seeds, strategy, jobs };
@@ -66,14 +69,15 @@ fn progress(runs: u64, out: Out) -> ProgressBar {
 }
 
 /// Shows failures as they are found: the first of each property with its page, the others with a line.
-struct Failures {
+struct Failures<'a> {
     shown: BTreeSet<(&'static str, &'static str, &'static str)>,
     shrinks: bool,
+    keep: Option<&'a Path>,
     out: Out,
     error: Option<Failure>,
 }
 
-impl Failures {
+impl Failures<'_> {
     fn broke(&mut self, report: &Report) {
         let Some(violation) = report.headline() else { return };
         let (scenario, profile) = (report.setup.scenario.name, report.setup.profile.as_str());
@@ -88,6 +92,11 @@ impl Failures {
             "decisions": report.decisions.len(), "shrunk": shrunk, "capsule": capsule,
         });
         let seed = report.seed.unwrap_or_default();
+        if let (Some(folder), Some(page)) = (self.keep, &page) {
+            let name = format!("{scenario}-{profile}-{}-{seed}", violation.property);
+            let kept = keep(folder, &name, page);
+            self.error = self.error.take().or(kept.err());
+        }
         let written = self.out.write(&json, |out| match &page {
             Some(page) => writeln!(out, "{page}"),
             None => writeln!(out, "{scenario} on {profile}, seed {seed}: {violation}"),
@@ -103,6 +112,19 @@ impl Failures {
         let written = self.out.write(&json, |out| writeln!(out, "{divergence}"));
         self.error = self.error.take().or(written.err());
     }
+}
+
+/// Writes the capsule, which `sim replay` reads, and the page beside it.
+fn keep(folder: &Path, name: &str, page: &Page) -> Result<(), Failure> {
+    let write = |ending: &str, text: String| {
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(folder.join(format!("{name}.{ending}")), text)
+    };
+    let capsule = format!("{}\n", page.capsule().to_json());
+    write("json", capsule).and_then(|()| write("txt", page.to_string())).map_err(|error| {
+        Failure::new(Exit::Failed, format!("the failure can't be kept in {}: {error}", folder.display()))
+            .help("give --keep a directory that can be written to")
+    })
 }
 
 fn summarise(
