@@ -23,3 +23,11 @@ ci:
 # The only recipe that writes.
 fix:
     cargo clippy --workspace --all-targets --fix --allow-dirty && cargo fmt --all
+
+# A night's new seeds and fuzzing; small with SEEDS=20000 TIME=60s FUZZ_SECONDS=5. What failed is kept in nightly/.
+nightly:
+    bash .ci/nightly
+
+# Fuzzes every target, or these, for FUZZ_SECONDS each.
+fuzz *targets:
+    fuzz/run {{targets}}

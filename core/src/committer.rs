@@ -17,7 +17,7 @@ use futures_util::{FutureExt, StreamExt, select_biased};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::name::TaskId;
-use crate::step::{Batch, Outcome, Step};
+use crate::step::{Batch, Outcome, Refusal, Step};
 use crate::storage::{Error, ErrorKind, Storage};
 use crate::time::Clock;
 
@@ -317,8 +317,21 @@ impl<S: Storage, C: Clock> Calls<S, C> {
 // A caller that went away leaves a closed channel: its batch was committed or not, as after a lost answer.
 
 fn answer(part: Vec<Entry>, outcomes: Vec<Outcome>) {
-    for (entry, outcome) in part.into_iter().zip(outcomes) {
-        let _ = entry.answer.send(Ok(outcome));
+    for (Entry { unknown, answer, .. }, outcome) in part.into_iter().zip(outcomes) {
+        let _ = answer.send(match (unknown, outcome) {
+            // An earlier sending may still be on its way, and find tomorrow that nothing speaks against it.
+            (Some(unknown), Outcome::Refused(refused)) if may_be_lifted(&refused.why) => Err(unknown),
+            (_, outcome) => Ok(outcome),
+        });
+    }
+}
+
+/// Whether the same batch may be applied later.
+fn may_be_lifted(why: &Refusal) -> bool {
+    match why {
+        Refusal::SlotTaken(..) | Refusal::ParentMissing(_) | Refusal::AliasTaken(_) => true,
+        // Guards that fail once fail for ever: fences and revisions only rise. An id and a key stay with their task.
+        Refusal::NotFound | Refusal::Stale(_) | Refusal::IdTaken(_) | Refusal::KeyTaken(..) => false,
     }
 }
 

@@ -158,7 +158,8 @@ pub struct Change {
     /// The new state. From `Running` to a waiting state the ended attempt gets a history row of its own; to a
     /// terminal state its history stays in the task. Anything but `Running` ends the lease.
     pub to: State,
-    /// For `Scheduled`: due this long after the store's now. Zero for every other state, and due stays as it is.
+    /// For `Scheduled`: due this long after the store's now. Zero for every other state. Then due stays as it is, but that what
+    /// becomes `Ready` is due now at the latest.
     pub delay: Duration,
     /// Whether the attempt is taken off the count again: snoozed, drained or rescued.
     pub give_back_attempt: bool,

@@ -60,11 +60,14 @@ impl FromStr for StoreUrl {
     }
 }
 
-/// The text without anything between `//` and `@`.
+/// The text without what stands before the last `@`, but for the scheme: it may be a password, also where the rest is
+/// no URL.
 fn redacted(text: &str) -> String {
-    match (text.find("//"), text.rfind('@')) {
-        (Some(from), Some(to)) if from + 2 < to => format!("{}…{}", &text[..from + 2], &text[to..]),
-        _ => text.to_owned(),
+    let scheme = text.find(':').map_or(0, |at| at + 1);
+    let from = text.len() - text[scheme..].trim_start_matches('/').len();
+    match text.rfind('@') {
+        Some(to) if from < to => format!("{}…{}", &text[..from], &text[to..]),
+        Some(_) | None => text.to_owned(),
     }
 }
 
@@ -167,6 +170,7 @@ mod tests {
             ("steadfast.db", ["names no store", "sqlite:PATH"]),
             ("sqlite:", ["a path is missing", "sqlite:PATH"]),
             ("mysql://me:secret@host/db", ["mysql://…@host/db", "must be sqlite"]),
+            ("postgres:me:secret@host//db", ["postgres:…@host//db", "a host is missing"]),
             ("postgres:db", ["a host is missing", "postgres://USER"]),
         ] {
             let error = text.parse::<StoreUrl>().unwrap_err().to_string();

@@ -84,6 +84,7 @@ pub struct ServerConfig {
     /// Where it listens.
     pub listen: String,
     /// Who may use it: `env:NAME` each, with the token in that variable. Nobody has to show one where none is named.
+    #[serde(deserialize_with = "tokens")]
     pub tokens: Vec<TokenSource>,
     /// Whether workers carry on the commands that a `steadfast run` left behind.
     pub allow_run: bool,
@@ -180,11 +181,17 @@ impl<'de> Deserialize<'de> for TokenSource {
         match text.strip_prefix("env:") {
             Some(name) if !name.is_empty() => Ok(TokenSource(name.into())),
             // The text isn't shown: it may be the token itself.
-            _ => Err(D::Error::custom(
-                "tokens don't belong in a file: name a variable of the environment, such as \"env:STEADFAST_TOKEN\"",
-            )),
+            _ => Err(D::Error::custom(NO_TOKENS)),
         }
     }
+}
+
+const NO_TOKENS: &str = "tokens don't belong in a file: give a list of variables of the environment, such as \
+                         [\"env:STEADFAST_TOKEN\"]";
+
+/// Whatever is wrong with them is said without showing it.
+fn tokens<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TokenSource>, D::Error> {
+    Vec::deserialize(deserializer).map_err(|_| D::Error::custom(NO_TOKENS))
 }
 
 fn command<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
@@ -294,9 +301,25 @@ fn located(text: &str, error: &toml::de::Error) -> String {
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
     let shown = text.lines().nth(line - 1).unwrap_or_default().trim();
-    if shown.contains("token") {
-        // What is wrong there may be the token itself.
+    if before.contains("token") || shown.contains("token") {
+        // The line may be a token itself: a list of them may have many lines.
         return format!("{line}:{column}: {message}");
     }
     format!("{line}:{column}: {message}\n  {line} | {shown}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_never_shown() {
+        for tokens in
+            ["[\"sesame\"]", "[\n  \"sesame\",\n]", "\"sesame\"", "{ a = \"sesame\" }", "[\n\"sesame\n]"]
+        {
+            let error = Config::parse(&format!("[server]\ntokens = {tokens}\n")).unwrap_err();
+            assert!(error.starts_with("2:") || error.starts_with("3:"), "{error}");
+            assert!(!error.contains("sesame"), "{error}");
+        }
+    }
 }

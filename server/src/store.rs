@@ -19,8 +19,8 @@ pub type StoreEngine = Engine<Observed, TokioClock>;
 
 /// A storage whose calls are timed and whose ended attempts are counted.
 #[derive(Debug, Clone)]
-pub struct Observed {
-    storage: AnyStorage,
+pub struct Observed<S = AnyStorage> {
+    storage: S,
     metrics: Arc<Metrics>,
 }
 
@@ -32,12 +32,12 @@ pub async fn host(url: &StoreUrl, metrics: Arc<Metrics>) -> Result<Host, OpenErr
     let url = url.clone();
     Host::start(async move || {
         let storage = AnyStorage::open(&url).await?;
-        Ok(Observed { storage, metrics })
+        Ok(Observed::new(storage, metrics))
     })
     .await
 }
 
-impl Storage for Observed {
+impl<S: Storage> Storage for Observed<S> {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, Error> {
         let begun = Instant::now();
         let claimed = self.storage.claim(request).await;
@@ -69,7 +69,12 @@ impl Storage for Observed {
     }
 }
 
-impl Observed {
+impl<S> Observed<S> {
+    /// This storage, observed.
+    pub fn new(storage: S, metrics: Arc<Metrics>) -> Self {
+        Self { storage, metrics }
+    }
+
     /// Counts the attempts whose end was recorded: they were running under a fence, and aren't any more.
     fn count_ended(&self, batch: &Batch, receipts: &[Receipt]) {
         for (step, receipt) in batch.steps.iter().zip(receipts) {

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::choices::{Choices, Decision, Site, Stream};
-use crate::scenario::{SCENARIOS, Scenario};
+use crate::scenario::{SCENARIOS, Scenario, canary};
 use crate::specimens::SPECIMENS;
 use crate::storage::flaws::Flaw;
 use crate::sweep::{Report, Setup};
@@ -109,7 +109,7 @@ impl Capsule {
     pub fn setup(&self) -> Result<Setup, CapsuleError> {
         let scenario = find("scenario", &self.scenario, &all_scenarios(), |scenario| scenario.name)?;
         let profile = find("profile", &self.profile, &Profile::ALL, |profile| profile.as_str())?;
-        let flaws = self.flaws.iter().map(|name| find("flaw", name, &Flaw::ALL, |flaw| flaw.as_str()));
+        let flaws = self.flaws.iter().map(|name| find("flaw", name, Flaw::ALL, |flaw| flaw.as_str()));
         Ok(Setup { scenario, profile, flaws: flaws.collect::<Result<_, _>>()? })
     }
 
@@ -141,7 +141,7 @@ impl Capsule {
 /// Whatever can be run: scenarios of what ships, faulty designs and their repaired twins.
 fn all_scenarios() -> Vec<Scenario> {
     let specimens = SPECIMENS.iter().flat_map(|specimen| [specimen.faulty, specimen.fixed]);
-    SCENARIOS.iter().copied().chain(specimens).collect()
+    SCENARIOS.iter().copied().chain([canary::SCENARIO]).chain(specimens).collect()
 }
 
 /// The one of this name.

@@ -110,7 +110,12 @@ enum Source {
         seed: u64,
         sites: BTreeSet<(Stream, Cow<'static, str>)>,
     },
+    /// A small seed for each of so many places; 0, or none, stands for the default.
+    Bytes(Arc<[u8]>),
 }
+
+/// How many places of a run's choices have a byte of their own, at most.
+pub const BYTES_MAX: u32 = 1_024;
 
 /// How often at least a narrowed run departs from the default, of [`ODDS`], at a site where it may.
 const NARROWED_ODDS_MIN: u32 = 500;
@@ -140,6 +145,13 @@ impl Choices {
     /// Choices from a seed that depart from the default at these sites only.
     pub fn narrowed(seed: u64, sites: BTreeSet<(Stream, Cow<'static, str>)>) -> Self {
         Self::new(Source::Narrowed { seed, sites }, Order::Recorded, false)
+    }
+
+    /// Choices as a fuzzer gives them. The bytes, of which [`BYTES_MAX`] count, are a table in which a choice finds its
+    /// entry by where it is made: a small seed, or 0 for the default, as past the table's end. So no bytes are no
+    /// departures, and a byte that changes leaves all other choices as they are.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self::new(Source::Bytes(bytes.into()), Order::SetAside, false)
     }
 
     fn new(source: Source, order: Order, enumerate: bool) -> Self {
@@ -194,7 +206,7 @@ impl Choices {
         let state = self.lock();
         let decisions = match &state.source {
             Source::Recorded { decisions, .. } => decisions,
-            Source::Seed(_) | Source::Narrowed { .. } => return Vec::new(),
+            Source::Seed(_) | Source::Narrowed { .. } | Source::Bytes(_) => return Vec::new(),
         };
         let met: BTreeSet<&Site> = state.departures.iter().map(|departure| &departure.site).collect();
         decisions.iter().filter(|decision| !met.contains(&decision.site)).cloned().collect()
@@ -282,6 +294,11 @@ impl State {
                 draw.narrowed().value(|| bits(*seed, stream, site, actor, arrival))
             }
             Source::Narrowed { .. } => 0,
+            Source::Bytes(table) => {
+                let own = bits(0, stream, site, actor, arrival);
+                let entry = table.get(reduce(own.rotate_left(32), BYTES_MAX) as usize).copied().unwrap_or(0);
+                if entry == 0 { 0 } else { draw.narrowed().value(|| mix(own ^ u64::from(entry))) }
+            }
             Source::Recorded { workload: Some(seed), .. } if stream == Stream::Workload => {
                 draw.value(|| bits(*seed, stream, site, actor, arrival))
             }
@@ -412,6 +429,26 @@ mod tests {
         let departures = choices.departures();
         assert!(!departures.is_empty());
         assert!(departures.iter().all(|decision| decision.site.site == "crash"), "{departures:?}");
+    }
+
+    #[test]
+    fn bytes_are_a_table_of_small_seeds() {
+        assert!(play(&Choices::from_bytes(&[])).iter().all(|value| *value == 0));
+        let mut bytes = vec![7; BYTES_MAX as usize];
+        let (choices, values) = (Choices::from_bytes(&bytes), play(&Choices::from_bytes(&bytes)));
+        assert_eq!(values, play(&choices));
+        assert_eq!(values, play(&Choices::from_decisions(choices.departures())));
+        // Each byte is a few choices' own.
+        let mut changed = 0;
+        for place in 0..bytes.len() {
+            bytes[place] = 8;
+            let others = play(&Choices::from_bytes(&bytes));
+            let differing = values.iter().zip(&others).filter(|(value, other)| value != other).count();
+            assert!(differing <= 5, "byte {place} changed {differing} of {} choices", values.len());
+            changed += differing;
+            bytes[place] = 7;
+        }
+        assert!(changed > values.len() / 4, "{changed}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the simulator must find: the specimens, and what ships with one flaw, each with the property that names it.
 
-use crate::scenario::{Scenario, incidents, workers};
+use crate::scenario::{Scenario, drains, families, followers, incidents, leases, lines, workers};
 use crate::specimens::{SPECIMENS, Specimen};
 use crate::storage::flaws::Flaw;
 use crate::strategy::Strategy;
@@ -32,7 +32,7 @@ pub struct Subject {
 impl Subject {
     /// All of them: the specimens, then the flaws.
     pub fn all() -> impl Iterator<Item = Subject> {
-        SPECIMENS.iter().map(Subject::of_specimen).chain(Flaw::ALL.into_iter().map(Subject::of_flaw))
+        SPECIMENS.iter().map(Subject::of_specimen).chain(Flaw::ALL.iter().copied().map(Subject::of_flaw))
     }
 
     fn of_specimen(specimen: &Specimen) -> Self {
@@ -42,22 +42,55 @@ impl Subject {
 
     /// A flaw, where it shows.
     pub fn of_flaw(flaw: Flaw) -> Self {
+        use incidents::{no_dispatcher, stale_status};
         let (scenario, property) = match flaw {
-            Flaw::UnfencedTransition | Flaw::UnfencedReport => (workers::SCENARIO, "P4"),
-            Flaw::NoShareLockOnParents => (workers::SCENARIO, "P10"),
-            Flaw::LimitCountedBeforeLock => (workers::SCENARIO, "P18"),
-            Flaw::UncheckedLeaseOnReclaim => (workers::SCENARIO, "P16"),
-            Flaw::RetryIgnoresCancel | Flaw::CancelForgotten => (workers::SCENARIO, "P15"),
-            Flaw::NoShareLockOnHolder | Flaw::PromotionInStatementOfEnd | Flaw::PromotionWithoutLocks => {
-                (workers::SCENARIO, "P11")
+            Flaw::HintsWithoutPolling => (workers::SCENARIO, "P1"),
+            Flaw::LostAnswerIsDefinite => (workers::SCENARIO, "P2"),
+            Flaw::ClaimWithoutLock => (families::SCENARIO, "P3"),
+            Flaw::UnfencedTransition | Flaw::UnfencedReport | Flaw::FenceResetOnRelease => {
+                (workers::SCENARIO, "P4")
             }
+            Flaw::RescueOverwritesEnd | Flaw::CancelOverwritesEnd | Flaw::PromotionKeepsRevision => {
+                (workers::SCENARIO, "P5")
+            }
+            Flaw::RepeatedEndIsWritten => (workers::SCENARIO, "P6"),
+            Flaw::RowCacheInClient => (stale_status::SCENARIO, "P7"),
+            Flaw::AbsenceCached => (followers::SCENARIO, "P8"),
+            Flaw::FirstParentReleases => (workers::SCENARIO, "P9"),
+            Flaw::NoShareLockOnParents
+            | Flaw::ReleaseInStatementOfEnd
+            | Flaw::FanInByNotExists
+            | Flaw::RepeatableRead => (families::SCENARIO, "P10"),
+            Flaw::NoShareLockOnHolder
+            | Flaw::PromotionInStatementOfEnd
+            | Flaw::PromotionWithoutLocks
+            | Flaw::LastInLineFirst => (lines::SCENARIO, "P11"),
+            Flaw::RetryWithoutBackoff => (no_dispatcher::SCENARIO, "P12"),
+            Flaw::RenewalsBehindHandlers => (drains::SCENARIO, "P12"),
+            Flaw::AliasTakenOver => (workers::SCENARIO, "P13"),
             Flaw::ErrorAsSuccess | Flaw::PanicAsSuccess => (workers::SCENARIO, "P14"),
-            Flaw::RetryWithoutBackoff => (incidents::no_dispatcher::SCENARIO, "P12"),
-            Flaw::RescueOverwritesEnd => (workers::SCENARIO, "P5"),
-            Flaw::CommitTagIgnored => (workers::SCENARIO, "P20"),
-            Flaw::RowCacheInClient => (incidents::stale_status::SCENARIO, "P7"),
+            Flaw::RetryIgnoresCancel | Flaw::CancelForgotten => (workers::SCENARIO, "P15"),
+            Flaw::UncheckedLeaseOnReclaim => (leases::SCENARIO, "P16"),
+            Flaw::LeaseByWorkersClock | Flaw::DeadlineByWorkersClock => (workers::SCENARIO, "P16"),
+            Flaw::LimitCountedBeforeLock | Flaw::LimitOutsideClaim => (workers::SCENARIO, "P18"),
+            Flaw::IdCursorReader => (followers::SCENARIO, "P19"),
+            Flaw::CommitTagIgnored
+            | Flaw::InsertLostWithItsHolder
+            | Flaw::ReportNotKept
+            | Flaw::RelaxedDurability
+            | Flaw::BlindRetryAfterUnknown => (workers::SCENARIO, "P20"),
+            Flaw::DrainForgetsClaimed => (drains::SCENARIO, "P21"),
+            Flaw::ConnectionLeak => (drains::SCENARIO, "P22"),
         };
         Self { name: flaw.as_str(), source: Source::Flaw(flaw), property, scenario }
+    }
+
+    /// What is wrong with it, in a sentence.
+    pub const fn about(&self) -> &'static str {
+        match self.source {
+            Source::Incident(_) => self.scenario.about,
+            Source::Flaw(flaw) => flaw.about(),
+        }
     }
 
     /// Ready to be run.
@@ -67,6 +100,14 @@ impl Subject {
             Source::Flaw(flaw) => vec![flaw],
         };
         Setup { scenario: self.scenario, profile, flaws }
+    }
+
+    /// Whether it exists on this store: SQLite's only writer needs no row locks.
+    pub const fn exists_on(&self, profile: Profile) -> bool {
+        match (self.source, profile) {
+            (Source::Incident(_), _) | (_, Profile::Postgres) => true,
+            (Source::Flaw(flaw), Profile::Sqlite) => !is_about_locks(flaw),
+        }
     }
 
     /// Runs seeds until one breaks its property. Another property that breaks before is not what it is there for.
@@ -84,32 +125,24 @@ impl Subject {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-    use crate::capsule::Capsule;
-    use crate::oracle::PROPERTIES;
-
-    #[test]
-    fn names_and_properties_are_known_and_nothing_is_named_twice() {
-        let all: Vec<_> = Subject::all().collect();
-        let names: BTreeSet<_> = all.iter().map(|subject| subject.name).collect();
-        assert_eq!(names.len(), SPECIMENS.len() + Flaw::ALL.len());
-        for subject in all {
-            assert!(PROPERTIES.iter().any(|property| property.name == subject.property), "{subject:?}");
-        }
-    }
-
-    /// The page of a specimen ends with a capsule like any other.
-    #[test]
-    fn what_is_found_in_a_subject_replays_from_its_capsule() {
-        for name in ["dropped-handle", "stale-snapshot", "error-as-success"] {
-            let subject = Subject::all().find(|subject| subject.name == name).unwrap();
-            let report = subject.find(Profile::Postgres, Strategy::Random, 0..1_000).unwrap();
-            let replayed = Capsule::of(&report).replay().unwrap();
-            assert_eq!(replayed.hash(), report.hash(), "{name}");
-        }
-    }
+/// Whether it shows only where several transactions write at the same time.
+const fn is_about_locks(flaw: Flaw) -> bool {
+    matches!(
+        flaw,
+        Flaw::ClaimWithoutLock
+            | Flaw::NoShareLockOnParents
+            | Flaw::ReleaseInStatementOfEnd
+            | Flaw::FanInByNotExists
+            | Flaw::LimitCountedBeforeLock
+            | Flaw::LimitOutsideClaim
+            | Flaw::NoShareLockOnHolder
+            | Flaw::PromotionInStatementOfEnd
+            | Flaw::PromotionWithoutLocks
+            | Flaw::InsertLostWithItsHolder
+            | Flaw::RepeatableRead
+            | Flaw::IdCursorReader
+    )
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use steadfast_core::name::{Queue, TaskId};
 use steadfast_core::task::{Fence, Revision, Task};
@@ -51,6 +52,11 @@ pub enum Event {
         /// As it was.
         task: Arc<Task>,
     },
+    /// A task that was committed isn't there any more.
+    Lost {
+        /// As it was.
+        task: Arc<Task>,
+    },
     /// A report of a handler was answered.
     Reported {
         /// The task.
@@ -80,6 +86,12 @@ pub enum Event {
         task: TaskId,
         /// Whether it was acknowledged.
         acknowledged: bool,
+    },
+    /// Somebody asked to try a task again: at once where it waits for its time, and anew, as a task of its family, where it
+    /// has ended.
+    Retrying {
+        /// The task.
+        task: TaskId,
     },
     /// A handler was entered.
     Entered {
@@ -123,6 +135,45 @@ pub enum Event {
         /// When it asked: it must be shown what was committed by then.
         asked_at: Timestamp,
     },
+    /// A reader was told that there is no such task.
+    Missed {
+        /// Who asked.
+        reader: String,
+        /// The id that it asked for.
+        task: TaskId,
+        /// When it asked.
+        asked_at: Timestamp,
+    },
+    /// A reader begins to follow a task, or goes on after its stream broke off.
+    Follows {
+        /// Who.
+        reader: String,
+        /// The task.
+        task: TaskId,
+    },
+    /// A reader that follows a task was told of a revision.
+    Followed {
+        /// Who.
+        reader: String,
+        /// The task.
+        task: TaskId,
+        /// Which revision.
+        rev: Revision,
+        /// In which state.
+        state: State,
+    },
+    /// A worker that was drained is through.
+    Drained {
+        /// Which.
+        node: String,
+        /// How many attempts its process still knows.
+        attempts: usize,
+    },
+    /// Everybody has gone.
+    Closed {
+        /// How many connections the store still has.
+        connections: usize,
+    },
     /// A node started.
     Started {
         /// Which.
@@ -157,8 +208,40 @@ pub enum Event {
         /// What it said.
         what: String,
     },
+    /// The database crashed; for so long it can't be reached.
+    StoreCrashed {
+        /// How long.
+        down: Duration,
+    },
+    /// A transaction stood still with its locks.
+    Stalled {
+        /// For how long.
+        time: Duration,
+    },
+    /// A clock was set forward, or back.
+    Jumped {
+        /// Whose: a node's, or the store's.
+        node: String,
+        /// How far, in microseconds.
+        micros: i64,
+    },
+    /// Somebody asked for something, or saw something, that a sweep must come by.
+    Did {
+        /// As a goal.
+        what: &'static str,
+    },
+    /// Faults have stopped, and not everything has ended within the bound that was computed for it.
+    Overran {
+        /// How much later it is.
+        by: Duration,
+    },
     /// From here on there are no faults.
     Healed,
+    /// These kinds of faults have happened.
+    Met {
+        /// As goals.
+        faults: Vec<&'static str>,
+    },
 }
 
 /// What a client was told about a submit.
@@ -227,7 +310,7 @@ impl History {
                     None => continue,
                 },
                 StoreRow::Alias(row) => Event::Aliased { alias: row.alias.clone(), task: row.task.clone() },
-                StoreRow::Attempt(_) | StoreRow::Worker(_) => continue,
+                StoreRow::Attempt(_) | StoreRow::Worker(_) | StoreRow::Item(_) => continue,
             };
             state.entries.push(Entry { at, event });
         }
@@ -240,9 +323,36 @@ impl History {
         }
     }
 
+    /// Notes that the store is back where it was: these are all its rows.
+    pub(crate) fn fell_back(&self, at: Timestamp, rows: &[StoreRow]) {
+        let state = &mut *self.lock();
+        let mut kept: BTreeMap<TaskId, Arc<Task>> = BTreeMap::new();
+        for row in rows {
+            if let StoreRow::Task(row) = row {
+                kept.insert(row.task.id.clone(), row.task.clone());
+            }
+        }
+        let before = std::mem::replace(&mut state.tasks, kept.clone());
+        for (id, before) in before {
+            let event = match kept.get(&id) {
+                None => Event::Lost { task: before },
+                Some(after) if **after != *before => {
+                    Event::Changed { before: Some(before), after: after.clone() }
+                }
+                Some(_) => continue,
+            };
+            state.entries.push(Entry { at, event });
+        }
+    }
+
     /// The tasks that are stored now, by id.
     pub fn tasks(&self) -> BTreeMap<TaskId, Arc<Task>> {
         self.lock().tasks.clone()
+    }
+
+    /// The parents of each task, by the edges so far.
+    pub(crate) fn parents(&self) -> BTreeMap<TaskId, Vec<TaskId>> {
+        parents(&self.lock().entries)
     }
 
     /// Everything so far.
@@ -263,6 +373,17 @@ impl History {
     fn lock(&self) -> MutexGuard<'_, Recorded> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The parents of each task, by the edges in a history.
+pub(crate) fn parents(entries: &[Entry]) -> BTreeMap<TaskId, Vec<TaskId>> {
+    let mut parents: BTreeMap<TaskId, Vec<TaskId>> = BTreeMap::new();
+    for entry in entries {
+        if let Event::Edge(edge) = &entry.event {
+            parents.entry(edge.child.clone()).or_default().push(edge.parent.clone());
+        }
+    }
+    parents
 }
 
 /// The fence that an attempt of the simulation writes into whatever it leaves behind.
@@ -291,6 +412,7 @@ impl fmt::Display for Entry {
             }
             Event::Aliased { alias, task } => write!(f, "commit    {alias} stands for {task}"),
             Event::Pruned { task } => write!(f, "commit    {} is forgotten", task.id),
+            Event::Lost { task } => write!(f, "store     has lost {}", task.id),
             Event::Reported { task, fence, number, kept } => {
                 let what = if *kept { "kept" } else { "refused" };
                 write!(f, "handler   of {task} fence {fence} hears that line {number} was {what}")
@@ -303,6 +425,7 @@ impl fmt::Display for Entry {
             Event::Cancelled { task, acknowledged: false } => {
                 write!(f, "client    cancel of {task} came too late")
             }
+            Event::Retrying { task } => write!(f, "client    asks to try {task} again"),
             Event::Entered { node, task, fence, .. } => {
                 write!(f, "handler   {node} enters {task} fence {fence}")
             }
@@ -320,13 +443,41 @@ impl fmt::Display for Entry {
             Event::Looked { reader, task, rev, state, .. } => {
                 write!(f, "reader    {reader} is shown {task} {state} rev {rev}")
             }
+            Event::Missed { reader, task, .. } => {
+                write!(f, "reader    {reader} is told that there is no {task}")
+            }
+            Event::Follows { reader, task } => write!(f, "reader    {reader} follows {task}"),
+            Event::Followed { reader, task, rev, state } => {
+                write!(f, "reader    {reader} is told of {task} {state} rev {rev}")
+            }
+            Event::Drained { node, attempts: 0 } => write!(f, "node      {node} is drained"),
+            Event::Drained { node, attempts } => {
+                write!(f, "node      {node} is drained and still knows {attempts} attempts")
+            }
+            Event::Closed { connections } => {
+                write!(f, "store     has {connections} connections when everybody has gone")
+            }
             Event::Started { node } => write!(f, "node      {node} starts"),
             Event::Crashed { node } => write!(f, "node      {node} crashes"),
             Event::Froze { node } => write!(f, "node      {node} freezes"),
             Event::Thawed { node } => write!(f, "node      {node} thaws"),
             Event::Noted { text, .. } => write!(f, "note      {text}"),
             Event::Asserted { .. } => write!(f, "test      fails"),
+            Event::StoreCrashed { down } => {
+                write!(f, "store     the database crashes and is down for {down:?}")
+            }
+            Event::Stalled { time } => write!(f, "store     a transaction has stood still for {time:?}"),
+            Event::Jumped { node, micros } => {
+                let seconds = Duration::from_micros(micros.unsigned_abs()).as_secs_f64();
+                let way = if *micros < 0 { "back" } else { "forward" };
+                write!(f, "clock     of {node} jumps {way} by {seconds} s")
+            }
+            Event::Did { what } => write!(f, "client    {what}"),
+            Event::Overran { by } => {
+                write!(f, "—         it is {by:?} past the time by which all must have ended")
+            }
             Event::Healed => write!(f, "—         faults stop"),
+            Event::Met { faults } => write!(f, "—         there were {} kinds of faults", faults.len()),
         }
     }
 }

@@ -4,16 +4,19 @@
 //! Read the modules in this order. Nothing here reads a real clock, a random source or hash-map order, so a seed
 //! is a run: see [`Choices`](choices::Choices).
 
+pub mod cancel;
 pub mod capsule;
 pub mod choices;
 pub mod db;
 pub mod detection;
 pub mod determinism;
+pub mod faults;
 pub mod history;
 pub mod oracle;
 pub mod page;
 pub mod scenario;
 pub mod scheduler;
+pub mod session;
 pub mod shrink;
 pub mod specimens;
 pub mod storage;

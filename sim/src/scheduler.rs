@@ -277,7 +277,7 @@ impl Scheduler {
         });
         let outcome = runtime.block_on(async {
             let polling = tokio::task::unconstrained(std::future::poll_fn(|context| {
-                self.poll_tasks(context, bounds, main)
+                self.poll_tasks(context, bounds, Some(main))
             }));
             match tokio::time::timeout(bounds.time, polling).await {
                 Ok(outcome) => outcome,
@@ -295,15 +295,36 @@ impl Scheduler {
         outcome
     }
 
-    /// Polls what is ready, until `main` has finished.
-    fn poll_tasks(&self, context: &Context<'_>, bounds: Bounds, main: TaskNo) -> Poll<Result<(), Stuck>> {
+    /// Polls its tasks for ever, as one future of somebody else's paused runtime: for a simulated store that is a host
+    /// among others, on a simulated network.
+    ///
+    /// # Cancellation
+    /// The tasks stand still until it is driven again.
+    pub async fn drive(&self) {
+        let unbounded = Bounds { polls: u64::MAX, time: Duration::MAX };
+        let polling = std::future::poll_fn(|context| self.poll_tasks(context, unbounded, None));
+        let _ = tokio::task::unconstrained(polling).await;
+    }
+
+    /// Polls what is ready, until `main` has finished, if there is one.
+    fn poll_tasks(
+        &self,
+        context: &Context<'_>,
+        bounds: Bounds,
+        main: Option<TaskNo>,
+    ) -> Poll<Result<(), Stuck>> {
         NOW.set(Some(tokio::time::Instant::now()));
         let polled = self.poll_some(context, bounds, main);
         NOW.set(None);
         polled
     }
 
-    fn poll_some(&self, context: &Context<'_>, bounds: Bounds, main: TaskNo) -> Poll<Result<(), Stuck>> {
+    fn poll_some(
+        &self,
+        context: &Context<'_>,
+        bounds: Bounds,
+        main: Option<TaskNo>,
+    ) -> Poll<Result<(), Stuck>> {
         for _ in 0..POLLS_BETWEEN_YIELDS {
             let (id, mut body) = {
                 let mut state = self.lock();
@@ -319,7 +340,7 @@ impl Scheduler {
             CLOCK_READS.set(0);
             let finished = body.future.as_mut().poll(&mut Context::from_waker(&body.waker)).is_ready();
             let polls = self.put_back(id, body, finished);
-            if finished && id.number == main {
+            if finished && main == Some(id.number) {
                 return Poll::Ready(Ok(()));
             }
             if polls > bounds.polls {

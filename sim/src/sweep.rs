@@ -64,6 +64,8 @@ pub struct Report {
     pub entries: Vec<Entry>,
     /// The names of the scheduler's tasks, by their numbers.
     pub tasks: Vec<Cow<'static, str>>,
+    /// Whether everybody had time to come to an end.
+    pub(crate) at_rest: bool,
     pub(crate) hash: u64,
 }
 
@@ -77,6 +79,15 @@ impl Report {
     pub fn headline(&self) -> Option<&Violation> {
         let first = self.violations.iter().find(|violation| violation.property != "P1");
         first.or(self.violations.first())
+    }
+
+    /// What is broken in the eyes of an oracle that doesn't know this property.
+    pub fn violations_without(&self, property: &str) -> Vec<Violation> {
+        let mut violations = oracle::judge_without(Some(property), &self.entries, self.at_rest);
+        // That a run got stuck isn't in its history.
+        let stuck = self.violations.iter().skip(oracle::judge(&self.entries, self.at_rest).len());
+        violations.extend(stuck.filter(|violation| violation.property != property).cloned());
+        violations
     }
 
     /// Whether it broke this property.
@@ -128,6 +139,7 @@ impl Setup {
             decisions: choices.departures(),
             unapplied: choices.unapplied(),
             violations,
+            at_rest,
             hash: determinism::hash(&entries).wrapping_add(steps),
             entries,
             tasks: world.scheduler().names(),
@@ -291,7 +303,7 @@ impl Sweep {
         part.runs = report.runs;
         let goals = setup.scenario.goals;
         let reached = (goals.reached)(&report.entries);
-        part.goals = goals.all.iter().map(|goal| (*goal, u64::from(reached.contains(goal)))).collect();
+        part.goals = goals.of(setup.profile).map(|goal| (goal, u64::from(reached.contains(goal)))).collect();
         part.steps = report.steps;
         part.virtual_time = report.virtual_time;
         part.hash = report.hash ^ seed.rotate_left(32);

@@ -1,31 +1,35 @@
 //! The world: nodes over one simulated database, and what may go wrong with them.
 //!
 //! A node can crash (its handles are cut *first*, then its futures dropped, so that destructors can't release what
-//! a real kill wouldn't), freeze and thaw, and restart. Its clock may run fast or slow.
+//! a real kill wouldn't), freeze and thaw, and restart. Its clock may run fast or slow, and jump. The store can crash and
+//! come back, its disk can be full for a while, and its clock can jump.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use steadfast_core::name::TaskId;
 use steadfast_core::time::{Clock, ManualClock, Moment};
 use steadfast_core::wake::{Hint, Hints, Wake};
-use steadfast_core::{State, StoreId, Timestamp};
+use steadfast_core::{ErrorKind, State, StoreId, Timestamp};
 
 use crate::choices::{Choices, Stream};
-use crate::db::{Db, Mode};
+use crate::db::{Db, Mode, Table};
+pub use crate::faults::Faults;
+use crate::faults::{Exposed, Fault, Side, Spot};
 use crate::history::{Event, History};
 use crate::scheduler::{self, NodeId, Scheduler, count_clock_read};
 use crate::storage::SimStorage;
 use crate::storage::flaws::Flaw;
 use crate::storage::gate::Gate;
-use crate::storage::rows::{RowKey, StoreRow};
+use crate::storage::rows::{RowKey, StoreRow, table};
 
 /// The database's own node: never crashed, never frozen.
 pub(crate) const DATABASE: NodeId = NodeId(1);
 /// Virtual time begins here: a Sunday in September 2001, when the seconds got their tenth digit.
-pub(crate) const EPOCH: Timestamp = Timestamp::from_micros(1_000_000_000_000_000);
+pub const EPOCH: Timestamp = Timestamp::from_micros(1_000_000_000_000_000);
 
 /// Which real store the simulated one imitates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,45 +49,6 @@ impl Profile {
         match self {
             Profile::Postgres => "postgres",
             Profile::Sqlite => "sqlite",
-        }
-    }
-}
-
-/// Which faults this run has, and how often: drawn per seed, so that each seed has a character (a swarm). All odds
-/// are in ten thousand.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Faults {
-    /// A call is refused before anything happened.
-    pub unavailable: u32,
-    /// A call conflicts.
-    pub conflict: u32,
-    /// The connection is lost while the call is under way: it may or may not be committed.
-    pub lost: u32,
-    /// The answer is late.
-    pub slow: u32,
-    /// A hint is lost.
-    pub hint_lost: u32,
-    /// A place inside the store where others may come in between is used.
-    pub latency: u32,
-    /// A woken task is set aside behind others.
-    pub set_aside: u32,
-}
-
-impl Faults {
-    /// Draws them for a seed. The default is none.
-    pub fn draw(choices: &Choices) -> Self {
-        let draw = |site, values: [u32; 4]| {
-            let pick = choices.pick(Stream::Faults, site, 0, 4);
-            values[pick as usize]
-        };
-        Self {
-            unavailable: draw("swarm: unavailable", [0, 0, 100, 800]),
-            conflict: draw("swarm: conflict", [0, 0, 200, 1_000]),
-            lost: draw("swarm: lost", [0, 100, 400, 1_500]),
-            slow: draw("swarm: slow", [0, 0, 300, 2_000]),
-            hint_lost: draw("swarm: hint lost", [0, 0, 2_000, 10_000]),
-            latency: draw("swarm: latency", [0, 500, 2_000, 6_000]),
-            set_aside: draw("swarm: set aside", [0, 500, 2_000, 5_000]),
         }
     }
 }
@@ -121,8 +86,22 @@ pub struct Server {
     pub(crate) store: StoreId,
     db: Mutex<Db<StoreRow>>,
     flaws: BTreeSet<Flaw>,
+    changes: Mutex<BTreeMap<TaskId, u64>>,
     seq: AtomicU64,
     faulty: AtomicBool,
+    /// Which kinds of faults have happened: a bit each.
+    met: AtomicU64,
+    /// Nodes that may be struck in the middle of a call. Not as nodes, which hold this server.
+    exposed: Mutex<BTreeMap<NodeId, Exposed>>,
+    /// Those that stand still in the middle of a call.
+    stopped: Mutex<BTreeMap<NodeId, Exposed>>,
+    /// Until when the store is down, in microseconds of virtual time.
+    down_until: AtomicU64,
+    /// What is on the disk, where commits don't wait for it.
+    synced: Mutex<Vec<StoreRow>>,
+    disk_full: AtomicBool,
+    /// How far the store's clock has jumped, in microseconds.
+    jumped: AtomicI64,
     clock: Option<ManualClock>,
     pub(crate) gate: Option<Gate>,
     started: OnceLock<tokio::time::Instant>,
@@ -150,7 +129,15 @@ impl Server {
 
     /// The store's clock: virtual time, unless it is set by hand.
     pub(crate) fn now(&self) -> Timestamp {
-        self.clock.as_ref().map_or_else(|| EPOCH + self.elapsed(), ManualClock::now)
+        self.clock.as_ref().map_or_else(
+            || {
+                let jumped = Timestamp::from_micros(
+                    EPOCH.as_micros().saturating_add(self.jumped.load(Ordering::Relaxed)),
+                );
+                jumped + self.elapsed()
+            },
+            ManualClock::now,
+        )
     }
 
     /// Virtual time since it was asked for first.
@@ -161,6 +148,35 @@ impl Server {
 
     pub(crate) fn next_seq(&self) -> u64 {
         self.seq.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The time by which leases are judged for a client: the store's.
+    pub(crate) fn lapsed_by(&self, client: &Node) -> Timestamp {
+        if self.has(Flaw::LeaseByWorkersClock) {
+            EPOCH + self.elapsed() * client.rate_percent / 100
+        } else {
+            self.now()
+        }
+    }
+
+    /// How the loss of an answer is classed.
+    pub(crate) fn kind_of_lost_answer(&self) -> ErrorKind {
+        if self.has(Flaw::LostAnswerIsDefinite) { ErrorKind::Unavailable } else { ErrorKind::Unknown }
+    }
+
+    /// Only for [`Flaw::IdCursorReader`]: which change of each task was the last, by the numbers of the transactions.
+    pub(crate) fn number_changes(&self, written: &[StoreRow], number: u64) {
+        let number_of = |row: &StoreRow| {
+            if let StoreRow::Task(row) = row { Some((row.task.id.clone(), number)) } else { None }
+        };
+        let tasks = written.iter().filter_map(number_of);
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+    }
+
+    /// Only for [`Flaw::IdCursorReader`]: the tasks whose last change has a number above this one.
+    pub(crate) fn changes_after(&self, number: u64) -> Vec<(TaskId, u64)> {
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.iter().filter(|(_, last)| **last > number).map(|(id, last)| (id.clone(), *last)).collect()
     }
 
     pub(crate) fn has_any_flaw(&self) -> bool {
@@ -174,6 +190,53 @@ impl Server {
     /// Whether faults are still injected.
     pub(crate) fn is_faulty(&self) -> bool {
         self.faulty.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a fault of this kind has happened.
+    pub(crate) fn met(&self, fault: Fault) {
+        self.met.fetch_or(fault.bit(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn exposed_nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Exposed>> {
+        self.exposed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn stopped_nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Exposed>> {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
+        let until = self.down_until.load(Ordering::Relaxed);
+        until > 0 && self.elapsed() < Duration::from_micros(until)
+    }
+
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.disk_full.load(Ordering::Relaxed)
+    }
+
+    /// All memory of a process is gone, at whatever await it is.
+    pub(crate) fn crash_node(&self, id: NodeId, name: &str, alive: &AtomicBool) {
+        if alive.swap(false, Ordering::Relaxed) {
+            self.history.record(self.now(), Event::Crashed { node: name.to_owned() });
+        }
+        self.exposed_nodes().remove(&id);
+        self.scheduler.kill(id);
+    }
+
+    /// What a crash loses of what was committed and not synced.
+    fn lose_unsynced(&self) {
+        let synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.db().crash_back_to(synced.iter().cloned());
+        self.history.fell_back(self.now(), &synced);
+    }
+
+    /// Now and then what is committed reaches the disk: only where it doesn't with each commit.
+    fn sync_now_and_then(&self) {
+        if self.has(Flaw::RelaxedDurability) && self.choices.pick(Stream::Storage, "synced", 0, 16) == 0 {
+            let tables = (0..table::COUNT).map(Table);
+            let rows = self.db().synced(tables);
+            *self.synced.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+        }
     }
 
     /// Somebody's locks may have been freed.
@@ -207,16 +270,19 @@ impl Server {
                 | StoreRow::Log(_)
                 | StoreRow::Checkpoint(_)
                 | StoreRow::Alias(_)
-                | StoreRow::Worker(_) => {}
+                | StoreRow::Worker(_)
+                | StoreRow::Item(_) => {}
             }
         }
         self.history.committed(self.now(), rows, deleted);
-        let faulty = self.is_faulty();
-        for (number, wake) in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter().enumerate()
-        {
-            let lost = faulty
+        self.sync_now_and_then();
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (number, wake) in listeners.iter().enumerate() {
+            let lost = self.is_faulty()
                 && self.choices.odds(Stream::Faults, "hint lost", number as u64, self.faults.hint_lost);
-            if !lost && hint != Hint::default() {
+            if lost {
+                self.met(Fault::HintLost);
+            } else if hint != Hint::default() {
                 wake.notify(hint);
             }
         }
@@ -241,6 +307,10 @@ impl World {
 
     /// A world with an empty store of this kind and no nodes, on a scheduler that may have others.
     pub fn on(scheduler: Scheduler, choices: Choices, kind: Kind) -> Self {
+        Self::named("simulated", scheduler, choices, kind)
+    }
+
+    fn named(store: &'static str, scheduler: Scheduler, choices: Choices, kind: Kind) -> Self {
         let Kind { profile, flaws, faults, clock, gate } = kind;
         let mode = match profile {
             Profile::Postgres => Mode::Postgres,
@@ -253,11 +323,19 @@ impl World {
             latency_odds: faults.latency,
             faults,
             history: History::new(),
-            store: StoreId::trusted("simulated"),
+            store: StoreId::trusted(store),
             db: Mutex::new(Db::new(mode)),
             flaws,
+            changes: Mutex::default(),
             seq: AtomicU64::new(1),
             faulty: AtomicBool::new(true),
+            met: AtomicU64::new(0),
+            exposed: Mutex::new(BTreeMap::new()),
+            stopped: Mutex::new(BTreeMap::new()),
+            down_until: AtomicU64::new(0),
+            synced: Mutex::new(Vec::new()),
+            disk_full: AtomicBool::new(false),
+            jumped: AtomicI64::new(0),
             clock,
             gate,
             started: OnceLock::new(),
@@ -265,6 +343,13 @@ impl World {
             listeners: Mutex::new(Vec::new()),
         };
         Self { server: Arc::new(server), nodes: Arc::new(AtomicU32::new(DATABASE.0 + 1)) }
+    }
+
+    /// Another database of the same kind, with nothing in it, at the same time: what a process works on whose URL names
+    /// the wrong one. See [`Node::storage_in`].
+    pub fn another_database(&self) -> Self {
+        let Server { scheduler, choices, profile, .. } = &*self.server;
+        Self::named("another", scheduler.clone(), choices.clone(), Kind::of(*profile))
     }
 
     /// The scheduler.
@@ -291,15 +376,82 @@ impl World {
         self.server.now()
     }
 
-    /// Stops injecting faults into calls.
+    /// Stops injecting faults into calls, and notes which there were.
     pub fn heal(&self) {
         self.server.faulty.store(false, Ordering::Relaxed);
+        self.server.disk_full.store(false, Ordering::Relaxed);
+        self.server.down_until.store(0, Ordering::Relaxed);
+        let stopped: Vec<NodeId> = self.server.stopped_nodes().keys().copied().collect();
+        stopped.into_iter().for_each(|node| self.server.thaw_stopped(node));
         self.record(Event::Healed);
+        let met = self.server.met.load(Ordering::Relaxed);
+        let faults = Fault::ALL.into_iter().filter(|fault| met & fault.bit() != 0);
+        self.record(Event::Met { faults: faults.map(Fault::goal).collect() });
+    }
+
+    /// Notes that a fault of this kind has happened.
+    pub fn met(&self, fault: Fault) {
+        self.server.met(fault);
+    }
+
+    /// The database crashes: its connections are lost, what wasn't committed is taken back, and for so long it can't be
+    /// reached. SQLite has no process of its own that could.
+    pub fn restart_store(&self, down: Duration) {
+        if self.server.profile == Profile::Sqlite {
+            return;
+        }
+        self.record(Event::StoreCrashed { down });
+        self.server.met(Fault::StoreRestarted);
+        let until = self.server.elapsed() + down;
+        self.server
+            .down_until
+            .store(u64::try_from(until.as_micros()).expect("a run is short"), Ordering::Relaxed);
+        // Whoever waits for an answer of what ran there is told that it is lost.
+        self.server.scheduler.kill(DATABASE);
+        if self.server.has(Flaw::RelaxedDurability) {
+            self.server.lose_unsynced();
+        } else {
+            self.server.db().kill_all();
+        }
+        self.server.progress();
+    }
+
+    /// From here on, or no longer, nothing that is written fits on the disk.
+    pub fn fill_disk(&self, full: bool) {
+        self.server.disk_full.store(full, Ordering::Relaxed);
+    }
+
+    /// The store's clock is set forward, or back; but not while a transaction is open, whose statements and whose commit
+    /// would be judged by two times. Says whether it was.
+    pub fn jump_store_clock(&self, micros: i64) -> bool {
+        if !self.server.db().is_quiet() {
+            return false;
+        }
+        self.server.met(Fault::StoreClockJumped);
+        self.server.jumped.fetch_add(micros, Ordering::Relaxed);
+        self.record(Event::Jumped { node: "store".into(), micros });
+        true
+    }
+
+    /// Wakes everybody who listens, several times for the same nothing.
+    pub fn hint_for_nothing(&self) {
+        self.server.met(Fault::HintSpurious);
+        self.server.met(Fault::HintFolded);
+        let listeners = self.server.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for wake in listeners.iter().chain(&listeners) {
+            wake.notify(Hint::BOTH);
+        }
     }
 
     /// Notes an event.
     pub fn record(&self, event: Event) {
         self.server.history.record(self.server.now(), event);
+    }
+
+    /// Notes what is left in the store when everybody has gone.
+    pub fn close(&self) {
+        let connections = self.server.db().session_count();
+        self.record(Event::Closed { connections });
     }
 
     /// Starts a node: a process with a clock that runs at `rate_percent` of true time.
@@ -309,7 +461,9 @@ impl World {
             id,
             name: Arc::from(name.into()),
             alive: Arc::new(AtomicBool::new(true)),
+            busy: Arc::default(),
             rate_percent,
+            jumped: Arc::new(AtomicU64::new(0)),
             world: self.clone(),
         };
         self.record(Event::Started { node: node.name.to_string() });
@@ -323,8 +477,21 @@ pub struct Node {
     pub(crate) id: NodeId,
     name: Arc<str>,
     alive: Arc<AtomicBool>,
+    /// How many handlers keep its threads busy.
+    busy: Arc<AtomicU32>,
     rate_percent: u32,
+    /// How far its clock has jumped, in microseconds.
+    jumped: Arc<AtomicU64>,
     world: World,
+}
+
+/// A handler that keeps its process's threads busy.
+pub(crate) struct Busy(Arc<AtomicU32>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Node {
@@ -336,6 +503,18 @@ impl Node {
     /// Its number, by which a [`Gate`] knows it.
     pub fn number(&self) -> u64 {
         u64::from(self.id.0)
+    }
+
+    /// A handler keeps the process's threads busy, until this is dropped. It matters only to a process that renews
+    /// its leases from the same threads ([`Flaw::RenewalsBehindHandlers`]).
+    pub(crate) fn keep_busy(&self) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(self.busy.clone())
+    }
+
+    /// Whether a handler keeps its threads busy.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0
     }
 
     /// The world it is in.
@@ -353,9 +532,51 @@ impl Node {
         SimStorage::new(self.world.server.clone(), self.clone())
     }
 
+    /// A new connection of this process to the store of another world, which it takes for its own.
+    pub fn storage_in(&self, other: &World) -> SimStorage {
+        SimStorage::new(other.server.clone(), self.clone())
+    }
+
     /// Its clock.
     pub fn clock(&self) -> SimClock {
-        SimClock { server: self.world.server.clone(), rate_percent: self.rate_percent }
+        SimClock {
+            server: self.world.server.clone(),
+            rate_percent: self.rate_percent,
+            jumped: self.jumped.clone(),
+        }
+    }
+
+    /// Its clock jumps forward, as after a pause of the whole machine. (A monotonic clock never goes back.)
+    pub fn jump_clock(&self, by: Duration) {
+        let micros = u64::try_from(by.as_micros()).expect("a jump is short");
+        self.jumped.fetch_add(micros, Ordering::Relaxed);
+        self.world.server.met(Fault::ClockJumped);
+        self.record(Event::Jumped {
+            node: self.name.to_string(),
+            micros: i64::try_from(micros).expect("a jump is short"),
+        });
+    }
+
+    /// From here on it may crash or freeze in the middle of a call, where a seed has that.
+    pub fn expose(&self) {
+        let exposed = Exposed { name: self.name.clone(), alive: self.alive.clone() };
+        self.world.server.exposed_nodes().insert(self.id, exposed);
+    }
+
+    /// From here on it may not any more.
+    pub fn shelter(&self) {
+        self.world.server.exposed_nodes().remove(&self.id);
+    }
+
+    /// What befalls a process at a place of its own, outside of any call.
+    pub(crate) async fn strike(&self, spot: Spot) {
+        // Nobody is told: there is no call.
+        let _ = self.world.server.strike(spot, self.number(), Side::Caller).await;
+    }
+
+    /// How long until the first of its leases lapses, as a worker of this name.
+    pub fn until_first_lapse(&self) -> Option<Duration> {
+        self.world.server.until_first_lapse(&self.name)
     }
 
     /// Whether it hasn't crashed.
@@ -372,9 +593,7 @@ impl Node {
 
     /// All its memory is gone, at whatever await it is.
     pub fn crash(&self) {
-        self.record(Event::Crashed { node: self.name.to_string() });
-        self.alive.store(false, Ordering::Relaxed);
-        self.world.scheduler().kill(self.id);
+        self.world.server.crash_node(self.id, &self.name, &self.alive);
     }
 
     /// It stands still; the world goes on.
@@ -390,11 +609,12 @@ impl Node {
     }
 }
 
-/// A process's clock in virtual time: the twin of `TokioClock`. It may run fast or slow.
+/// A process's clock in virtual time: the twin of `TokioClock`. It may run fast or slow, and jump forward.
 #[derive(Debug, Clone)]
 pub struct SimClock {
     server: Arc<Server>,
     rate_percent: u32,
+    jumped: Arc<AtomicU64>,
 }
 
 impl Clock for SimClock {
@@ -403,7 +623,8 @@ impl Clock for SimClock {
             count_clock_read() < CLOCK_READS_MAX,
             "livelock within one poll: a task turns in a circle and never waits"
         );
-        Moment::from_origin(self.server.elapsed() * self.rate_percent / 100)
+        let jumped = Duration::from_micros(self.jumped.load(Ordering::Relaxed));
+        Moment::from_origin(self.server.elapsed() * self.rate_percent / 100 + jumped)
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send {

@@ -2,10 +2,10 @@
 //!
 //! What several of them share stands here; the tests themselves stand in `tests/it`.
 
-pub mod certification;
+pub use steadfast_certify as certification;
+pub use steadfast_certify::{postgres_session, random};
+
 pub mod conformance;
 pub mod postgres_server;
-pub mod postgres_session;
-pub mod random;
 pub mod settles;
 pub mod wire;

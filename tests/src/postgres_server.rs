@@ -5,7 +5,7 @@
 //! shell process that waits for the end of a pipe from the owner, so a killed owner leaves nothing behind.
 //! PostgreSQL refuses to run as root: then everything runs as the user `postgres` or `nobody`.
 //!
-//! It must not know what it is used for: no schema, no client library.
+//! It must not know what it is used for: no schema.
 
 use std::io::{self, Error};
 use std::net::TcpListener;
@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::{env, fs};
+
+use steadfast_certify::postgres_session::{Address, Host};
 
 /// The superuser that connects; no password is asked.
 pub const USER: &str = "steadfast";
@@ -178,6 +180,12 @@ impl PostgresServer {
 
     fn command(&self, program: &str) -> Command {
         command(&self.binaries.join(program), &self.directory, self.run_as)
+    }
+}
+
+impl From<&PostgresServer> for Address {
+    fn from(server: &PostgresServer) -> Self {
+        Self { host: Host::Socket(server.socket()), user: USER.to_owned(), password: None }
     }
 }
 

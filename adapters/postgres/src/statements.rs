@@ -175,6 +175,7 @@ statements! {
                 entered_at = coalesce(t.entered_at, :now::bigint - x.entered),
                 due_at = CASE WHEN x.target = 1
                     THEN :now::bigint + least(coalesce(x.delay, 0), 9223372036854775807 - :now::bigint)
+                    WHEN x.target = 2 THEN least(t.due_at, :now::bigint)
                     ELSE t.due_at END,
                 lease_expires_at = CASE WHEN x.target = 3 THEN t.lease_expires_at END,
                 finished_at = CASE WHEN x.target > 3 THEN greatest(:now::bigint, t.claimed_at) ELSE t.finished_at END

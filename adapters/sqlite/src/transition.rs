@@ -33,7 +33,7 @@ impl<'c> Transitions<'c> {
                 "UPDATE task SET state = ?2, rev = rev + 1, mark = ?3,
                      cause = coalesce(?4, cause), error = iif(?4 IS NULL, error, ?5), output = coalesce(?6, output),
                      entered_at = coalesce(entered_at, ?7), finished_at = ?8, cancel = coalesce(?9, cancel),
-                     due_at = coalesce(?10, due_at), attempt = attempt - ?11, rescues = rescues + ?12,
+                     due_at = iif(?2 = 2, min(due_at, ?10), coalesce(?10, due_at)), attempt = attempt - ?11, rescues = rescues + ?12,
                      slot_waiting = iif(?8 IS NULL, slot_waiting, 0),
                      lease_expires_at = iif(?2 = 3, lease_expires_at, NULL)
                  WHERE seq = ?1",
@@ -136,7 +136,12 @@ impl<'c> Transitions<'c> {
                 entered_at,
                 change.to.is_terminal().then_some(tx.now.as_micros()),
                 change.request_cancel.as_deref(),
-                (change.to == State::Scheduled).then(|| (tx.now + change.delay).as_micros()),
+                match change.to {
+                    State::Scheduled | State::Ready => Some((tx.now + change.delay).as_micros()),
+                    State::Blocked | State::Running | State::Succeeded | State::Failed | State::Cancelled => {
+                        None
+                    }
+                },
                 change.give_back_attempt,
                 change.rescue,
             ))?

@@ -39,20 +39,30 @@ pub(super) struct Watched<L> {
 
 impl<L: LineSink> LineSink for Watched<L> {
     async fn line(&mut self, line: Line<'_>) {
-        let stream = match line.stream {
-            Stream::Stdout => task::Stream::Stdout,
-            Stream::Stderr => task::Stream::Stderr,
-        };
-        // The log keeps the beginning of a line that is too long.
-        if !line.continues {
-            self.context.log_from(stream, String::from_utf8_lossy(line.bytes));
+        if line.stream == Stream::Stderr {
+            self.last_stderr.take(line.bytes);
         }
-        match line.stream {
-            Stream::Stderr => self.last_stderr.take(line.bytes),
-            Stream::Stdout if line.is_whole() => follow(&self.context, line.bytes).await,
-            Stream::Stdout => {}
-        }
+        hear(&self.context, &line).await;
         self.lines.line(line).await;
+    }
+}
+
+/// Takes a line of a command's output: into the task's log, and, where it is a directive, does what it says. What
+/// can't be done is said in the log.
+///
+/// # Cancellation
+/// A dropped future leaves what the directive says stored or not.
+pub async fn hear(context: &Context, line: &Line<'_>) {
+    let stream = match line.stream {
+        Stream::Stdout => task::Stream::Stdout,
+        Stream::Stderr => task::Stream::Stderr,
+    };
+    // The log keeps the beginning of a line that is too long.
+    if !line.continues {
+        context.log_from(stream, String::from_utf8_lossy(line.bytes));
+    }
+    if line.stream == Stream::Stdout && line.is_whole() {
+        follow(context, line.bytes).await;
     }
 }
 

@@ -27,6 +27,7 @@ use steadfast_core::{Context, Handler};
 use crate::subprocess::{Command, Control, Exit, GuardExe, Line, LineSink, Stream};
 use attempt::TemporaryFailure;
 
+pub use lines::hear;
 pub use recorded::{InvalidRecord, RUN_KIND, Recorded, RunCommand};
 
 /// The largest output where the options don't say, in bytes.

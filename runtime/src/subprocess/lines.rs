@@ -128,13 +128,13 @@ struct Source<R> {
     from: R,
     open: bool,
     chunk: Box<[u8]>,
-    splitter: Splitter,
+    splitter: LineSplitter,
 }
 
 impl<R: AsyncRead + Unpin> Source<R> {
     fn new(stream: Stream, from: R) -> Self {
         let chunk = vec![0; READ_BYTES].into_boxed_slice();
-        Self { stream, from, open: true, chunk, splitter: Splitter::default() }
+        Self { stream, from, open: true, chunk, splitter: LineSplitter::new(LINE_BYTES_MAX) }
     }
 
     /// Reads the next chunk; 0 bytes at the end. Nothing is lost where the future is dropped.
@@ -158,9 +158,10 @@ impl<R: AsyncRead + Unpin> Source<R> {
     }
 }
 
-/// Cuts chunks into lines. Pure, and never holds more than `LINE_BYTES_MAX`.
-#[derive(Default)]
-struct Splitter {
+/// Cuts chunks into lines. Pure, and never holds more than its limit.
+#[derive(Debug)]
+pub struct LineSplitter {
+    bytes_max: usize,
     /// The beginning of a line whose end hasn't come yet.
     partial: Vec<u8>,
     /// `partial` was handed out, to be emptied when next called.
@@ -169,26 +170,35 @@ struct Splitter {
     continues: bool,
 }
 
+/// What a [`LineSplitter`] cuts off: the fields are those of [`Line`].
 #[derive(Debug, PartialEq, Eq)]
-struct Piece<'a> {
-    bytes: &'a [u8],
-    continues: bool,
-    cut: bool,
-    newline: bool,
+#[allow(missing_docs, reason = "the fields are those of `Line`")]
+pub struct Piece<'a> {
+    pub bytes: &'a [u8],
+    pub continues: bool,
+    pub cut: bool,
+    pub newline: bool,
 }
 
 impl<'a> Piece<'a> {
-    fn from(self, stream: Stream) -> Line<'a> {
+    /// As a line of this stream.
+    pub fn from(self, stream: Stream) -> Line<'a> {
         let Self { bytes, continues, cut, newline } = self;
         Line { stream, bytes, continues, cut, newline }
     }
 }
 
-impl Splitter {
+impl LineSplitter {
+    /// Nothing has been read yet; a line of more than so many bytes, at least 1, comes in pieces of that length.
+    pub fn new(bytes_max: usize) -> Self {
+        assert!(bytes_max > 0, "a piece has at least one byte");
+        Self { bytes_max, partial: Vec::new(), spent: false, continues: false }
+    }
+
     /// The next piece, taken from the front of `chunk`; `None` when `chunk` is used up.
-    fn next<'p, 'c: 'p>(&'p mut self, chunk: &mut &'c [u8]) -> Option<Piece<'p>> {
+    pub fn next<'p, 'c: 'p>(&'p mut self, chunk: &mut &'c [u8]) -> Option<Piece<'p>> {
         self.forget_spent();
-        let room = LINE_BYTES_MAX - self.partial.len();
+        let room = self.bytes_max - self.partial.len();
         let within = &chunk[..chunk.len().min(room + 1)];
         let Some(length) = within.iter().position(|byte| *byte == b'\n') else {
             return self.next_without_newline(chunk, room);
@@ -217,7 +227,7 @@ impl Splitter {
     }
 
     /// The last line, where it had no newline.
-    fn finish(&mut self) -> Option<Piece<'_>> {
+    pub fn finish(&mut self) -> Option<Piece<'_>> {
         self.forget_spent();
         let any = !self.partial.is_empty();
         let continues = self.continues;
@@ -250,7 +260,7 @@ mod tests {
 
     /// The lines, put together from their pieces, of `text` given in chunks of these lengths.
     fn split(text: &[u8], lengths: &[usize]) -> Vec<Vec<u8>> {
-        let mut splitter = Splitter::default();
+        let mut splitter = LineSplitter::new(LINE_BYTES_MAX);
         let mut lines: Vec<Vec<u8>> = Vec::new();
         let mut whole = Vec::new();
         let mut take = |piece: Piece<'_>| {

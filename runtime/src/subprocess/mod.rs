@@ -41,6 +41,6 @@ pub use command::{Command, Environment, GuardExe, PAYLOAD_BYTES_MAX};
 pub use directive::{Directive, Malformed, directive};
 pub use exit::{Exit, Signal, Verdict};
 pub use guard::{GUARD_ARGUMENT, guard_main, guard_main_if_asked};
-pub use lines::{LINE_BYTES_MAX, Line, LineSink, OUTPUT_DRAIN, Stream};
+pub use lines::{LINE_BYTES_MAX, Line, LineSink, LineSplitter, OUTPUT_DRAIN, Piece, Stream};
 pub use process::{Control, Finished, Running, SpawnError, spawn};
 pub use scratch::Output;

@@ -10,6 +10,7 @@ use axum::http::{HeaderValue, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
+use steadfast::{Clock, Storage};
 
 use super::Api;
 use super::parse::too_large;
@@ -19,7 +20,11 @@ use crate::wire::Problem;
 const DISCARD_MAX: Duration = Duration::from_secs(10);
 
 /// Asks for `Authorization: Bearer TOKEN` where tokens are configured.
-pub(super) async fn show_a_token(State(api): State<Api>, request: Request, next: Next) -> Response {
+pub(super) async fn show_a_token<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let tokens = &api.0.settings.tokens;
     let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
@@ -66,7 +71,11 @@ pub(super) async fn keep_large_bodies_out(
 /// Refuses what a browser sends for a page from elsewhere. Without tokens anybody who reaches the port may submit, and
 /// every web page that the operator opens reaches a port on loopback: by a form (it names its origin), or by a name of
 /// its own that it points here (it is the host then).
-pub(super) async fn keep_browsers_out(State(api): State<Api>, request: Request, next: Next) -> Response {
+pub(super) async fn keep_browsers_out<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
+    request: Request,
+    next: Next,
+) -> Response {
     if !comes_from_elsewhere(&request, api.0.settings.tokens.is_empty()) {
         return next.run(request).await;
     }

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::header::ACCEPT;
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{Stream, StreamExt, unfold};
-use steadfast::{Clock, Revision, TaskId};
+use steadfast::{Clock, Revision, Storage, TaskId};
 
 use super::parse::{Parameters, Segment};
 use super::{Api, answer};
@@ -31,8 +31,8 @@ const LOOK_MAX: Duration = Duration::from_secs(60);
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// `GET /v1/tasks/{id}/events`: a stream for whoever accepts one, or else JSON.
-pub(super) async fn events(
-    State(api): State<Api>,
+pub(super) async fn events<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     id: Segment,
     mut parameters: Parameters,
     headers: HeaderMap,
@@ -40,7 +40,7 @@ pub(super) async fn events(
     let id = id.id()?;
     let asked = parameters.take("after", |text| text.parse::<Revision>())?;
     parameters.none_left("after")?;
-    let seen = last_seen(&headers)?.or(asked);
+    let seen = last_event_id(headers.get(LAST_EVENT_ID))?.or(asked);
     let service = &api.0.settings.service;
     let Some(task) = service.engine.task(&id).await? else { return Err(no_task(&id)) };
     let is_new = seen.is_none_or(|seen| task.rev > seen);
@@ -57,9 +57,13 @@ pub(super) async fn events(
     Ok(Sse::new(stream(api, id, seen)).keep_alive(keep_alive).into_response())
 }
 
-/// Where the client left off. An empty id is as good as none: that is how a browser forgets.
-fn last_seen(headers: &HeaderMap) -> Result<Option<Revision>, Problem> {
-    let Some(header) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
+/// Where the client left off, as it says in the header `Last-Event-ID`. An empty id is as good as none: that is how a
+/// browser forgets.
+///
+/// # Errors
+/// It is no id that an event can have.
+pub fn last_event_id(header: Option<&HeaderValue>) -> Result<Option<Revision>, Problem> {
+    let Some(header) = header else { return Ok(None) };
     let bad = || invalid("must be the id of an event of this task: a revision").field("Last-Event-ID");
     match header.to_str().map_err(|_| bad())? {
         "" => Ok(None),
@@ -83,19 +87,19 @@ fn wants_stream(headers: &HeaderMap) -> bool {
 }
 
 /// What the stream is at.
-struct Position {
-    api: Api,
+struct Position<S, C> {
+    api: Api<S, C>,
     id: TaskId,
     seen: Option<Revision>,
     has_ended: bool,
 }
 
 /// The events after `seen`, up to the one that says how the task ended; or until the server ends.
-fn stream(
-    api: Api,
+fn stream<S: Storage, C: Clock>(
+    api: Api<S, C>,
     id: TaskId,
     seen: Option<Revision>,
-) -> impl Stream<Item = Result<Event, Infallible>> + use<> {
+) -> impl Stream<Item = Result<Event, Infallible>> + use<S, C> {
     let ending = {
         let api = api.clone();
         async move { api.ending().await }
@@ -111,7 +115,7 @@ fn stream(
     .take_until(ending)
 }
 
-impl Position {
+impl<S: Storage, C: Clock> Position<S, C> {
     /// The next event; none where the task isn't there any more.
     async fn next(&mut self) -> Option<Event> {
         let service = &self.api.0.settings.service;

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use steadfast::{Clock, Storage};
 
 use super::{Api, answer};
 use crate::wire::Problem;
@@ -16,7 +17,7 @@ const STORE_MAX: Duration = Duration::from_secs(5);
 /// `GET /readyz`: whether tasks can be submitted here and, where a worker belongs to this server, are run.
 ///
 /// The schema was checked when the store was opened; a newer program may have migrated it since, and then reading fails.
-pub(super) async fn ready(State(api): State<Api>) -> Result<Response, Problem> {
+pub(super) async fn ready<S: Storage, C: Clock>(State(api): State<Api<S, C>>) -> Result<Response, Problem> {
     let settings = &api.0.settings;
     let unready = |why: String| Problem::new(503, "not_ready", "not ready", why).help("see the server's log");
     if *settings.ending.borrow() {
@@ -36,7 +37,7 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<Response, Problem> {
 }
 
 /// `GET /metrics`, for Prometheus.
-pub(super) async fn metrics(State(api): State<Api>) -> Response {
+pub(super) async fn metrics<S: Storage, C: Clock>(State(api): State<Api<S, C>>) -> Response {
     let settings = &api.0.settings;
     let (content_type, page) = settings.metrics.page(&settings.service).await;
     ([(CONTENT_TYPE, content_type)], page).into_response()

@@ -7,24 +7,27 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
-use steadfast::{Queue, Slot};
+use steadfast::{Clock, Queue, Slot, Storage};
 
-use super::parse::{Parameters, Segment, body};
-use super::tasks::{Nothing, Why};
+use super::parse::{Parameters, Segment, body, json, whole};
+use super::tasks::{Nothing, reason};
 use super::{Api, answer};
 use crate::service::invalid;
 use crate::units;
 use crate::wire::Problem;
 
 /// `GET /v1/slots`.
-pub(super) async fn slots(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+pub(super) async fn slots<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
     parameters.none_left("")?;
     Ok(answer::json(StatusCode::OK, &api.0.settings.service.slots().await?))
 }
 
 /// `GET /v1/slots/{slot}`.
-pub(super) async fn slot(
-    State(api): State<Api>,
+pub(super) async fn slot<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     slot: Segment,
     parameters: Parameters,
 ) -> Result<Response, Problem> {
@@ -34,28 +37,31 @@ pub(super) async fn slot(
 }
 
 /// `DELETE /v1/slots/{slot}`: cancels its holder.
-pub(super) async fn free_slot(
-    State(api): State<Api>,
+pub(super) async fn free_slot<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     slot: Segment,
     parameters: Parameters,
     sent: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     parameters.none_left("")?;
-    let why: Why = body(sent)?;
+    let reason = reason(&whole(sent)?)?;
     let slot: Slot = slot.name("slot")?;
-    let cancelled = api.0.settings.service.free_slot(&slot, &why.reason()).await?;
+    let cancelled = api.0.settings.service.free_slot(&slot, &reason).await?;
     Ok(answer::json(StatusCode::OK, &cancelled))
 }
 
 /// `GET /v1/queues`.
-pub(super) async fn queues(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+pub(super) async fn queues<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
     parameters.none_left("")?;
     Ok(answer::json(StatusCode::OK, &api.0.settings.service.queues().await?))
 }
 
 /// `POST /v1/queues/{queue}/pause`.
-pub(super) async fn pause(
-    api: State<Api>,
+pub(super) async fn pause<S: Storage, C: Clock>(
+    api: State<Api<S, C>>,
     queue: Segment,
     parameters: Parameters,
     sent: Result<Bytes, BytesRejection>,
@@ -64,8 +70,8 @@ pub(super) async fn pause(
 }
 
 /// `POST /v1/queues/{queue}/resume`.
-pub(super) async fn resume(
-    api: State<Api>,
+pub(super) async fn resume<S: Storage, C: Clock>(
+    api: State<Api<S, C>>,
     queue: Segment,
     parameters: Parameters,
     sent: Result<Bytes, BytesRejection>,
@@ -73,8 +79,8 @@ pub(super) async fn resume(
     set_paused(api, queue, parameters, sent, false).await
 }
 
-async fn set_paused(
-    State(api): State<Api>,
+async fn set_paused<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     queue: Segment,
     parameters: Parameters,
     sent: Result<Bytes, BytesRejection>,
@@ -96,30 +102,32 @@ struct Limits {
 }
 
 /// `PUT /v1/queues/{queue}/limits`, with `{"concurrency": N}`, or null for no limit.
-pub(super) async fn limits(
-    State(api): State<Api>,
+pub(super) async fn limits<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     queue: Segment,
     parameters: Parameters,
     sent: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     parameters.none_left("")?;
     let queue: Queue = queue.name("queue")?;
-    let concurrency = concurrency(sent)?;
+    let concurrency = concurrency(&whole(sent)?)?;
     Ok(answer::json(StatusCode::OK, &api.0.settings.service.limit(queue, concurrency).await?))
 }
 
-fn concurrency(sent: Result<Bytes, BytesRejection>) -> Result<Option<u32>, Problem> {
-    let sent = super::parse::whole(sent)?;
+/// Reads the body of new limits: how many tasks may run at once, if not all.
+///
+/// # Errors
+/// It isn't a JSON object that says so, or says more.
+pub fn concurrency(body: &[u8]) -> Result<Option<u32>, Problem> {
     let bad = |why: String| invalid(why).field("concurrency");
-    let Limits { concurrency, rate } =
-        serde_json::from_slice(&sent).map_err(|error| invalid(format!("the body: {error}")))?;
+    let Limits { concurrency, rate } = json(body)?;
     if rate.is_some() {
         return Err(invalid("isn't there yet: use concurrency, which limits how many tasks run at once")
             .field("rate"));
     }
     match concurrency {
         // Serde doesn't tell a null from nothing.
-        None if sent.windows(13).any(|part| part == b"\"concurrency\"") => Ok(None),
+        None if body.windows(13).any(|part| part == b"\"concurrency\"") => Ok(None),
         None => Err(bad("is missing: how many tasks may run at once? null is no limit".into())),
         Some(value) => {
             let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
@@ -132,13 +140,19 @@ fn concurrency(sent: Result<Bytes, BytesRejection>) -> Result<Option<u32>, Probl
 }
 
 /// `GET /v1/workers`.
-pub(super) async fn workers(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+pub(super) async fn workers<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
     parameters.none_left("")?;
     Ok(answer::json(StatusCode::OK, &api.0.settings.service.workers().await?))
 }
 
 /// `GET /v1/stats`.
-pub(super) async fn stats(State(api): State<Api>, parameters: Parameters) -> Result<Response, Problem> {
+pub(super) async fn stats<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
     parameters.none_left("")?;
     Ok(answer::json(StatusCode::OK, &api.0.settings.service.stats().await?))
 }
@@ -151,8 +165,8 @@ struct Older {
 }
 
 /// `POST /v1/prune`, with `{"older": "7d"}`.
-pub(super) async fn prune(
-    State(api): State<Api>,
+pub(super) async fn prune<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     parameters: Parameters,
     sent: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use steadfast::Kind;
+use steadfast::core::time::Moment;
+use steadfast::{Clock, Kind, Storage};
 
 use crate::service::Service;
 use crate::wire::Problem;
@@ -22,7 +23,7 @@ pub(super) struct Kinds {
 #[derive(Debug, Default)]
 struct Registered {
     kinds: BTreeSet<Kind>,
-    looked_at: Option<Instant>,
+    looked_at: Option<Moment>,
 }
 
 impl Kinds {
@@ -34,16 +35,21 @@ impl Kinds {
     ///
     /// # Errors
     /// None that is known; or the store can't be reached.
-    pub(super) async fn check(&self, kind: &Kind, service: &Service) -> Result<(), Problem> {
+    pub(super) async fn check<S: Storage, C: Clock>(
+        &self,
+        kind: &Kind,
+        service: &Service<S, C>,
+    ) -> Result<(), Problem> {
         if self.configured.contains(kind) || self.registered().kinds.contains(kind) {
             return Ok(());
         }
-        let is_fresh = self.registered().looked_at.is_some_and(|at| at.elapsed() < LOOK_EVERY);
+        let now = service.engine.clock().now();
+        let is_fresh = self.registered().looked_at.is_some_and(|at| now.since(at) < LOOK_EVERY);
         if !is_fresh {
             let (workers, _) = service.known_workers().await?;
             let mut registered = self.registered();
             registered.kinds.extend(workers.into_iter().flat_map(|worker| worker.kinds));
-            registered.looked_at = Some(Instant::now());
+            registered.looked_at = Some(now);
             if registered.kinds.contains(kind) {
                 return Ok(());
             }

@@ -13,35 +13,44 @@ mod parse;
 mod submit;
 mod tasks;
 
+use std::fmt::Debug;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post, put};
+use axum::serve::Listener;
 use axum::{Router, http};
+use steadfast::{Clock, Storage, TokioClock};
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::service::Service;
+use crate::store::Observed;
 use kinds::Kinds;
 
-pub(crate) use parse::{limit, state};
-pub(crate) use tasks::place;
-
-pub use submit::BULK_TASKS_MAX;
-pub use tasks::WAIT_MAX;
+// What this API reads, without a server around it.
+pub use events::last_event_id;
+pub use houses::concurrency;
+pub use parse::{limit, state};
+pub use submit::{BULK_TASKS_MAX, bulk, idempotency_key};
+pub use tasks::{WAIT_MAX, place, reason};
 
 /// The largest body of a bulk submit, in bytes; a single task may be larger where payloads may.
 pub const BULK_BYTES_MAX: usize = 16 << 20;
+/// How long requests under way may take when the server is about to end.
+pub const LAST_ANSWERS_MAX: Duration = Duration::from_secs(2);
 /// What a body may have beside the payload.
 const ENVELOPE_BYTES_MAX: usize = 64 << 10;
 
 /// What the API is given.
 #[derive(Debug)]
-pub struct Settings {
+pub struct Settings<S = Observed, C = TokioClock> {
     /// The store, and what can be asked of it.
-    pub service: Service,
+    pub service: Service<S, C>,
     /// The operator's configuration: which kinds there are, and their defaults.
     pub config: Config,
     /// Whether a task whose kind nobody here knows is accepted.
@@ -58,15 +67,15 @@ pub struct Settings {
 
 /// The API's state, shared by its handlers.
 #[derive(Debug, Clone)]
-struct Api(Arc<Inner>);
+struct Api<S, C>(Arc<Inner<S, C>>);
 
 #[derive(Debug)]
-struct Inner {
-    settings: Settings,
+struct Inner<S, C> {
+    settings: Settings<S, C>,
     kinds: Kinds,
 }
 
-impl Api {
+impl<S, C> Api<S, C> {
     /// Waits until the server is about to end. Cancellation safe.
     async fn ending(&self) {
         // An error says that whoever would tell is gone, which is the end, too.
@@ -74,40 +83,62 @@ impl Api {
     }
 }
 
+/// Serves the API on a listener until `settings.ending` is true, then answers what is under way. That may last for ever
+/// where a client doesn't read: wait for at most [`LAST_ANSWERS_MAX`].
+///
+/// # Errors
+/// None as things are: accepting is tried again.
+///
+/// # Cancellation
+/// Nothing new is accepted then; open connections go on as tasks of their own.
+pub async fn serve<L, S, C>(listener: L, settings: Settings<S, C>) -> io::Result<()>
+where
+    L: Listener<Addr: Debug>,
+    S: Storage,
+    C: Clock,
+{
+    let mut ending = settings.ending.clone();
+    let ended = async move {
+        // An error says that whoever would tell is gone, which is the end, too.
+        let _ = ending.wait_for(|ending| *ending).await;
+    };
+    axum::serve(listener, router(settings)).with_graceful_shutdown(ended).await
+}
+
 /// The API as a service.
-pub fn router(settings: Settings) -> Router {
+pub fn router<S: Storage, C: Clock>(settings: Settings<S, C>) -> Router {
     let body_max = BULK_BYTES_MAX.max(settings.config.server.payload_bytes_max + ENVELOPE_BYTES_MAX);
     let store =
         http::HeaderValue::from_str(settings.service.store.as_str()).expect("a store id has plain letters");
     let kinds = Kinds::new(settings.config.kinds());
     let api = Api(Arc::new(Inner { settings, kinds }));
     Router::new()
-        .route("/v1/tasks", post(submit::submit).get(tasks::list))
-        .route("/v1/tasks/{id}", get(tasks::one))
-        .route("/v1/tasks/{id}/events", get(events::events))
-        .route("/v1/tasks/{id}/diagnosis", get(tasks::diagnosis))
-        .route("/v1/tasks/{id}/log", get(tasks::log))
-        .route("/v1/tasks/{id}/attempts", get(tasks::attempts))
-        .route("/v1/tasks/{id}/cancel", post(tasks::cancel))
-        .route("/v1/tasks/{id}/retry", post(tasks::retry))
-        .route("/v1/slots", get(houses::slots))
-        .route("/v1/slots/{slot}", get(houses::slot).delete(houses::free_slot))
-        .route("/v1/queues", get(houses::queues))
-        .route("/v1/queues/{queue}/pause", post(houses::pause))
-        .route("/v1/queues/{queue}/resume", post(houses::resume))
-        .route("/v1/queues/{queue}/limits", put(houses::limits))
-        .route("/v1/workers", get(houses::workers))
-        .route("/v1/stats", get(houses::stats))
-        .route("/v1/prune", post(houses::prune))
-        .route("/metrics", get(health::metrics))
-        .layer(from_fn_with_state(api.clone(), door::show_a_token))
+        .route("/v1/tasks", post(submit::submit::<S, C>).get(tasks::list::<S, C>))
+        .route("/v1/tasks/{id}", get(tasks::one::<S, C>))
+        .route("/v1/tasks/{id}/events", get(events::events::<S, C>))
+        .route("/v1/tasks/{id}/diagnosis", get(tasks::diagnosis::<S, C>))
+        .route("/v1/tasks/{id}/log", get(tasks::log::<S, C>))
+        .route("/v1/tasks/{id}/attempts", get(tasks::attempts::<S, C>))
+        .route("/v1/tasks/{id}/cancel", post(tasks::cancel::<S, C>))
+        .route("/v1/tasks/{id}/retry", post(tasks::retry::<S, C>))
+        .route("/v1/slots", get(houses::slots::<S, C>))
+        .route("/v1/slots/{slot}", get(houses::slot::<S, C>).delete(houses::free_slot::<S, C>))
+        .route("/v1/queues", get(houses::queues::<S, C>))
+        .route("/v1/queues/{queue}/pause", post(houses::pause::<S, C>))
+        .route("/v1/queues/{queue}/resume", post(houses::resume::<S, C>))
+        .route("/v1/queues/{queue}/limits", put(houses::limits::<S, C>))
+        .route("/v1/workers", get(houses::workers::<S, C>))
+        .route("/v1/stats", get(houses::stats::<S, C>))
+        .route("/v1/prune", post(houses::prune::<S, C>))
+        .route("/metrics", get(health::metrics::<S, C>))
+        .layer(from_fn_with_state(api.clone(), door::show_a_token::<S, C>))
         .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(health::ready))
+        .route("/readyz", get(health::ready::<S, C>))
         .fallback(answer::no_such_path)
         .method_not_allowed_fallback(answer::no_such_method)
         .layer(DefaultBodyLimit::max(body_max))
         .layer(from_fn_with_state(body_max, door::keep_large_bodies_out))
-        .layer(from_fn_with_state(api.clone(), door::keep_browsers_out))
+        .layer(from_fn_with_state(api.clone(), door::keep_browsers_out::<S, C>))
         .layer(from_fn(move |request, next| answer::name_the_store(store.clone(), request, next)))
         .with_state(api)
 }

@@ -92,11 +92,19 @@ pub(super) fn whole(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Proble
 
 /// The body as JSON, or the default where it is empty.
 pub(super) fn body<T: DeserializeOwned + Default>(body: Result<Bytes, BytesRejection>) -> Result<T, Problem> {
-    let body = whole(body)?;
+    json(&whole(body)?)
+}
+
+/// The same, of a body that is there.
+pub(super) fn json<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem> {
     if body.trim_ascii().is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(&body).map_err(|error| invalid(format!("the body: {error}")))
+    // Serde takes an array for a struct, by the order of its fields.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(invalid("the body must be a JSON object"));
+    }
+    serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))
 }
 
 pub(super) fn too_large(detail: impl Into<String>) -> Problem {
@@ -108,7 +116,7 @@ pub(super) fn too_large(detail: impl Into<String>) -> Problem {
 ///
 /// # Errors
 /// It is none; the text names them.
-pub(crate) fn state(text: &str) -> Result<TaskState, String> {
+pub fn state(text: &str) -> Result<TaskState, String> {
     TaskState::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
         let words: Vec<&str> = TaskState::ALL.iter().map(|state| state.as_str()).collect();
         format!("{text:?} is no state; there are {}", words.join(", "))
@@ -119,7 +127,7 @@ pub(crate) fn state(text: &str) -> Result<TaskState, String> {
 ///
 /// # Errors
 /// It isn't a number from 1 to [`LIST_MAX`].
-pub(crate) fn limit(text: &str) -> Result<u32, String> {
+pub fn limit(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(limit @ 1..=LIST_MAX) => Ok(limit),
         _ => Err(format!("must be a number from 1 to {LIST_MAX}, not {text:?}")),

@@ -7,7 +7,7 @@ use axum::http::header::{HeaderName, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use serde_json::value::RawValue;
-use steadfast::Key;
+use steadfast::{Clock, Key, Storage};
 
 use super::parse::{Parameters, too_large, whole};
 use super::{Api, answer};
@@ -20,15 +20,15 @@ pub const BULK_TASKS_MAX: usize = 10_000;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-pub(super) async fn submit(
-    State(api): State<Api>,
+pub(super) async fn submit<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     parameters: Parameters,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     parameters.none_left("")?;
     let body = whole(body)?;
-    let key = key(&headers)?;
+    let key = idempotency_key(headers.get_all(IDEMPOTENCY_KEY).iter())?;
     if body.trim_ascii_start().first() == Some(&b'[') {
         if key.is_some() {
             let detail = "the header Idempotency-Key can't stand for many tasks";
@@ -46,13 +46,8 @@ pub(super) async fn submit(
     Ok(response)
 }
 
-async fn many(api: &Api, body: &[u8]) -> Result<Response, Problem> {
-    let items: Vec<&RawValue> =
-        serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))?;
-    if items.len() > BULK_TASKS_MAX {
-        let detail = format!("{} tasks are more than the {BULK_TASKS_MAX} of one request", items.len());
-        return Err(too_large(detail).help("send them in several requests"));
-    }
+async fn many<S: Storage, C: Clock>(api: &Api<S, C>, body: &[u8]) -> Result<Response, Problem> {
+    let items = bulk(body)?;
     let mut submissions = Vec::with_capacity(items.len());
     for item in items {
         submissions.push(api.read(item.get().as_bytes(), None).await);
@@ -60,7 +55,21 @@ async fn many(api: &Api, body: &[u8]) -> Result<Response, Problem> {
     Ok(answer::json(StatusCode::OK, &api.0.settings.service.submit_all(submissions).await))
 }
 
-impl Api {
+/// Parts the body of many submits: each is read by itself.
+///
+/// # Errors
+/// It is no JSON array, or has more than [`BULK_TASKS_MAX`] items.
+pub fn bulk(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
+    let items: Vec<&RawValue> =
+        serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))?;
+    if items.len() > BULK_TASKS_MAX {
+        let detail = format!("{} tasks are more than the {BULK_TASKS_MAX} of one request", items.len());
+        return Err(too_large(detail).help("send them in several requests"));
+    }
+    Ok(items)
+}
+
+impl<S: Storage, C: Clock> Api<S, C> {
     /// Reads and checks one task at the door.
     async fn read(&self, json: &[u8], key: Option<Key>) -> Result<Submission, Problem> {
         let settings = &self.0.settings;
@@ -86,8 +95,11 @@ impl Api {
     }
 }
 
-fn key(headers: &HeaderMap) -> Result<Option<Key>, Problem> {
-    let mut given = headers.get_all(IDEMPOTENCY_KEY).iter();
+/// Reads the headers `Idempotency-Key`, of which there is one at most.
+///
+/// # Errors
+/// There are several, or it is no key.
+pub fn idempotency_key<'a>(mut given: impl Iterator<Item = &'a HeaderValue>) -> Result<Option<Key>, Problem> {
     let Some(header) = given.next() else { return Ok(None) };
     if given.next().is_some() {
         return Err(invalid("the header Idempotency-Key stands there twice").field("key"));

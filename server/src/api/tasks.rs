@@ -11,9 +11,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use steadfast::core::storage::TaskFilter;
 use steadfast::core::task::Fence;
-use steadfast::{Kind, Queue, Revision, Slot, TaskId};
+use steadfast::{Clock, Kind, Queue, Revision, Slot, Storage, TaskId};
 
-use super::parse::{Parameters, Segment, body, limit, state};
+use super::parse::{Parameters, Segment, body, json, limit, state, whole};
 use super::{Api, answer};
 use crate::service::LOG_LINES_MAX;
 use crate::units;
@@ -26,8 +26,8 @@ const LIST: u32 = 100;
 
 /// `GET /v1/tasks/{id}?wait=30s&after=REV`: the task at once, or, with `wait`, when it has ended or its revision is
 /// later than `after`; at the latest when the wait is over.
-pub(super) async fn one(
-    State(api): State<Api>,
+pub(super) async fn one<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     id: Segment,
     mut parameters: Parameters,
     headers: HeaderMap,
@@ -37,7 +37,9 @@ pub(super) async fn one(
     let after = parameters.take("after", |text| text.parse::<Revision>())?;
     parameters.none_left("wait, after")?;
     let service = &api.0.settings.service;
+    // In this order: chance would decide where both are ready, and no seed replays that.
     let task = tokio::select! {
+        biased;
         task = service.task(&id, after, wait) => task?,
         () = api.ending() => service.task(&id, None, Duration::ZERO).await?,
     };
@@ -55,7 +57,10 @@ fn wait(parameters: &mut Parameters) -> Result<Duration, Problem> {
 }
 
 /// `GET /v1/tasks?state=…&queue=…&slot=…&kind=…&limit=…&cursor=…`, newest first.
-pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> Result<Response, Problem> {
+pub(super) async fn list<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
+    mut parameters: Parameters,
+) -> Result<Response, Problem> {
     let filter = TaskFilter {
         state: parameters.take("state", |text| state(&text))?,
         queue: parameters.take("queue", Queue::new)?,
@@ -71,8 +76,8 @@ pub(super) async fn list(State(api): State<Api>, mut parameters: Parameters) -> 
 }
 
 /// `GET /v1/tasks/{id}/log?after=FENCE.NUMBER&limit=…&wait=…`: the lines after that place.
-pub(super) async fn log(
-    State(api): State<Api>,
+pub(super) async fn log<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     id: Segment,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
@@ -83,6 +88,7 @@ pub(super) async fn log(
     parameters.none_left("wait, after, limit")?;
     let service = &api.0.settings.service;
     let log = tokio::select! {
+        biased;
         log = service.log(&id, after, lines_max, wait) => log?,
         () = api.ending() => service.log(&id, after, lines_max, Duration::ZERO).await?,
     };
@@ -90,7 +96,10 @@ pub(super) async fn log(
 }
 
 /// Reads a place in a log: fence and number, parted by a dot.
-pub(crate) fn place(text: &str) -> Result<(Fence, u32), String> {
+///
+/// # Errors
+/// It is none.
+pub fn place(text: &str) -> Result<(Fence, u32), String> {
     let read = |text: &str| {
         let (fence, number) = text.split_once('.')?;
         Some((fence.parse().ok()?, number.parse().ok()?))
@@ -99,8 +108,8 @@ pub(crate) fn place(text: &str) -> Result<(Fence, u32), String> {
 }
 
 /// `GET /v1/tasks/{id}/attempts`, oldest first.
-pub(super) async fn attempts(
-    State(api): State<Api>,
+pub(super) async fn attempts<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     id: Segment,
     parameters: Parameters,
 ) -> Result<Response, Problem> {
@@ -110,8 +119,8 @@ pub(super) async fn attempts(
 }
 
 /// `GET /v1/tasks/{id}/diagnosis`.
-pub(super) async fn diagnosis(
-    State(api): State<Api>,
+pub(super) async fn diagnosis<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     id: Segment,
     parameters: Parameters,
 ) -> Result<Response, Problem> {
@@ -123,26 +132,29 @@ pub(super) async fn diagnosis(
 /// The body of a cancel; it may be empty.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Why {
+struct Why {
     reason: Option<String>,
 }
 
-impl Why {
-    pub(super) fn reason(self) -> String {
-        self.reason.unwrap_or_else(|| "cancelled over HTTP".into())
-    }
+/// Reads the body of a cancel: why.
+///
+/// # Errors
+/// It isn't a JSON object with a `reason`, or nothing else.
+pub fn reason(body: &[u8]) -> Result<String, Problem> {
+    let Why { reason } = json(body)?;
+    Ok(reason.unwrap_or_else(|| "cancelled over HTTP".into()))
 }
 
 /// `POST /v1/tasks/{id}/cancel`, with `{"reason": "…"}` or without a body.
-pub(super) async fn cancel(
-    State(api): State<Api>,
+pub(super) async fn cancel<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     id: Segment,
     parameters: Parameters,
     sent: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     parameters.none_left("")?;
-    let why: Why = body(sent)?;
-    let cancelled = api.0.settings.service.cancel(&id.id()?, &why.reason()).await?;
+    let reason = reason(&whole(sent)?)?;
+    let cancelled = api.0.settings.service.cancel(&id.id()?, &reason).await?;
     Ok(answer::json(StatusCode::OK, &cancelled))
 }
 
@@ -152,8 +164,8 @@ pub(super) async fn cancel(
 pub(super) struct Nothing {}
 
 /// `POST /v1/tasks/{id}/retry`: 201 with a new task, 200 where it is the same or was retried before.
-pub(super) async fn retry(
-    State(api): State<Api>,
+pub(super) async fn retry<S: Storage, C: Clock>(
+    State(api): State<Api<S, C>>,
     id: Segment,
     parameters: Parameters,
     sent: Result<Bytes, BytesRejection>,

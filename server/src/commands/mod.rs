@@ -79,7 +79,10 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::Prune(args) => houses::prune(args, &target, out).await,
         Command::Bench(args) => bench::bench(&args, target.named_store()?, out).await,
         #[cfg(feature = "sim")]
-        Command::Sim(args) => sim::sim(args, out).await,
+        Command::Sim(args) => {
+            let store = if args.asks_a_store() { target.named_store()? } else { None };
+            sim::sim(args, store, out).await
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use steadfast::{StoreId, StoreUrl};
 use tokio::net::TcpListener;
@@ -11,16 +10,13 @@ use tokio::sync::watch;
 
 use super::worker::{Crew, Signals, close, set_limits, worker_config};
 use super::{Out, note};
-use crate::api::{Settings, router};
+use crate::api::{self, LAST_ANSWERS_MAX, Settings};
 use crate::backend::{Missing, open_measured};
 use crate::cli;
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
 use crate::metrics::Metrics;
 use crate::service::Service;
-
-/// How long requests under way may take when the worker has been drained.
-const LAST_ANSWERS_MAX: Duration = Duration::from_secs(2);
 
 pub(super) async fn serve(
     args: cli::Serve,
@@ -55,15 +51,11 @@ pub(super) async fn serve(
         config: config.clone(),
         allow_unknown_kinds: args.allow_unknown_kinds,
         tokens,
-        ending: ending.clone(),
+        ending,
         worker_lives: crew.as_ref().map(Crew::lives),
         metrics,
     };
-    let mut ending_for_server = ending;
-    let server = axum::serve(listener, router(settings)).with_graceful_shutdown(async move {
-        let _ = ending_for_server.wait_for(|ending| *ending).await;
-    });
-    let server = tokio::spawn(server.into_future());
+    let server = tokio::spawn(api::serve(listener, settings));
     greet(&Greeting { address, store, store_id: &store_id, config: &config, args: &args }, out)?;
 
     tokio::select! {

@@ -9,7 +9,7 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
-use steadfast::{Cause, State};
+use steadfast::{Cause, Clock, State, Storage};
 use tokio::sync::Mutex;
 
 use crate::service::Service;
@@ -140,7 +140,7 @@ impl Metrics {
     ///
     /// # Panics
     /// Never: everything that is registered can be written.
-    pub async fn page(&self, service: &Service) -> (String, Vec<u8>) {
+    pub async fn page<S: Storage, C: Clock>(&self, service: &Service<S, C>) -> (String, Vec<u8>) {
         let mut asked_at = self.asked_at.lock().await;
         if asked_at.is_none_or(|at| at.elapsed() >= FIGURES_KEPT) {
             self.figures.clear();
@@ -168,7 +168,7 @@ impl Figures {
         self.workers.reset();
     }
 
-    async fn ask(&self, service: &Service) -> Result<(), Problem> {
+    async fn ask<S: Storage, C: Clock>(&self, service: &Service<S, C>) -> Result<(), Problem> {
         let (stats, _) = service.figures().await?;
         let workers = service.workers().await?.workers;
         for queue in &stats.queues {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use steadfast::core::engine::{Accepted, Retried};
 use steadfast::core::storage::TaskFilter;
-use steadfast::{Slot, State, Task, TaskId};
+use steadfast::{Clock, Slot, State, Storage, Task, TaskId};
 
 use super::looks::LIST_MAX;
 use super::{Service, no_task, refused};
@@ -13,7 +13,7 @@ use crate::wire::{CancelledJson, HolderJson, Problem, RetriedJson, SlotJson, Slo
 /// Pages of tasks that are looked through for slots.
 const PAGES_MAX: u32 = 100;
 
-impl Service {
+impl<S: Storage, C: Clock> Service<S, C> {
     /// Tries a task again: at once where it waits for its time. One that has failed or was cancelled stays what it is; a
     /// new task with the same request takes its place.
     ///

@@ -6,7 +6,7 @@ use std::time::Duration;
 use steadfast::core::diagnose::{STALE, STUCK};
 use steadfast::core::step::{Prune, QueueLimit, QueuePause};
 use steadfast::core::storage::{Answer, Query, Stats, Worker};
-use steadfast::{Queue, Timestamp};
+use steadfast::{Clock, Queue, Storage, Timestamp};
 
 use super::{Service, mismatch};
 use crate::units::time_text;
@@ -15,7 +15,7 @@ use crate::wire::{Problem, PrunedJson, QueueJson, QueuesJson, StatsJson, WorkerJ
 /// Tasks that are forgotten in one transaction.
 const PRUNED_TOGETHER: u32 = 1_000;
 
-impl Service {
+impl<S: Storage, C: Clock> Service<S, C> {
     /// The queues.
     ///
     /// # Errors

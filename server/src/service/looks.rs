@@ -6,7 +6,7 @@ use futures_util::future::try_join_all;
 use steadfast::core::engine::WAIT_POLL;
 use steadfast::core::storage::{Answer, Query, TaskFilter};
 use steadfast::core::task::{Fence, Parent};
-use steadfast::{Clock, Revision, State, Task, TaskId};
+use steadfast::{Clock, Revision, State, Storage, Task, TaskId};
 
 use super::{Service, mismatch, no_task};
 use crate::wire::{AttemptJson, AttemptsJson, DiagnosisJson, LogJson, Problem, TaskJson, TasksJson};
@@ -16,7 +16,7 @@ pub const LIST_MAX: u32 = 1_000;
 /// The most lines of a log in one answer.
 pub const LOG_LINES_MAX: u32 = 1_000;
 
-impl Service {
+impl<S: Storage, C: Clock> Service<S, C> {
     /// A task as soon as it has ended, or its revision is later than `after`, or `wait` is over.
     ///
     /// # Errors
@@ -102,6 +102,7 @@ impl Service {
                 return Ok(LogJson { lines, next: format!("{fence}.{number}"), complete });
             }
             tokio::select! {
+                biased;
                 _ = hints.wait() => {}
                 () = self.engine.clock().sleep(left.min(WAIT_POLL)) => {}
             }

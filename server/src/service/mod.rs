@@ -6,23 +6,23 @@ mod houses;
 mod looks;
 
 use futures_util::future::join_all;
-use steadfast::core::engine::{Cancelled, Submitted};
+use steadfast::core::engine::{Cancelled, Engine, Submitted};
 use steadfast::core::step::Refusal;
 use steadfast::core::storage::Answer;
-use steadfast::{NewTask, State, StoreId, TaskId};
+use steadfast::{Clock, NewTask, State, Storage, StoreId, TaskId, TokioClock};
 
 use crate::config::Config;
 use crate::request::{FieldError, TaskRequest};
-use crate::store::StoreEngine;
+use crate::store::Observed;
 use crate::wire::{CancelledJson, ItemAnswer, ItemJson, Problem, SubmittedJson};
 
 pub use looks::{LIST_MAX, LOG_LINES_MAX};
 
-/// A store, and what can be asked of it.
+/// A store, and what can be asked of it: any storage on any clock, for the simulated twins are served as well.
 #[derive(Debug, Clone)]
-pub struct Service {
+pub struct Service<S = Observed, C = TokioClock> {
     /// The engine on it.
-    pub engine: StoreEngine,
+    pub engine: Engine<S, C>,
     /// Its identity.
     pub store: StoreId,
 }
@@ -44,7 +44,7 @@ impl Submission {
     }
 }
 
-impl Service {
+impl<S: Storage, C: Clock> Service<S, C> {
     /// Stores a task. Where the outcome is unknown, the problem names the id: the same again tells.
     ///
     /// # Errors

@@ -15,6 +15,8 @@ mod disk_full;
 mod inputs;
 mod logs;
 mod lost;
+#[cfg(feature = "sim")]
+mod network;
 mod pages;
 mod postgres;
 mod restarts;

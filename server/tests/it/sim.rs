@@ -5,6 +5,8 @@ use std::process::{Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use steadfast_tests::postgres_server::PostgresServer;
+use steadfast_tests::postgres_session::PostgresSession;
 
 use crate::place::Place;
 
@@ -53,16 +55,30 @@ fn what_a_sweep_finds_replays_from_its_capsule() {
     let place = Place::new();
     let output = run(
         &place,
-        &["sim", "sweep", "--flaw", "unfenced-transition", "--seeds", "100", "--jobs", "1", "--json"],
+        &[
+            "sim",
+            "sweep",
+            "--flaw",
+            "unfenced-transition",
+            "--seeds",
+            "100",
+            "--jobs",
+            "1",
+            "--json",
+            "--keep",
+            "kept",
+        ],
     );
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let found = lines(&output.stdout);
     let first = &found[0];
     assert_eq!(first["property"], "P4");
+    let kept = format!("kept/workers-postgres-P4-{}", first["seed"]);
+    let read = |ending: &str| std::fs::read_to_string(place.path().join(format!("{kept}.{ending}"))).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&read("json")).unwrap(), first["capsule"]);
+    assert!(read("txt").starts_with("P4 is broken"), "{}", read("txt"));
     assert!(first["shrunk"].as_u64() < first["decisions"].as_u64(), "{first}");
-    let capsule = place.path().join("capsule.json");
-    std::fs::write(&capsule, first["capsule"].to_string()).unwrap();
-    let replayed = run(&place, &["sim", "replay", "capsule.json"]);
+    let replayed = run(&place, &["sim", "replay", &format!("{kept}.json")]);
     assert_eq!(replayed.status.code(), Some(1), "{replayed:?}");
     let page = String::from_utf8_lossy(&replayed.stdout).into_owned();
     assert!(page.starts_with("P4 is broken"), "{page}");
@@ -101,6 +117,37 @@ fn the_bench_names_its_figures() {
     for figure in ["seeds_per_s", "steps_per_s", "virtual_over_wall", "hash_overhead"] {
         assert!(report[figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure}: {report}");
     }
+}
+
+#[test]
+fn the_simulated_stores_are_certified_without_a_postgres_and_with_one() {
+    let place = Place::new();
+    let args = ["sim", "certify", "--programs", "6", "--seed", "100"];
+    let alone = place.json(&args);
+    for figure in ["programs", "steps"] {
+        assert!(alone[figure].as_u64() > Some(50), "{figure}: {alone}");
+    }
+    assert!(alone["blocked_steps"].as_u64() > Some(10), "{alone}");
+    assert_eq!(alone["divergences"], 0, "{alone}");
+    assert_eq!(alone["stores"], serde_json::json!(["sqlite", "postgres (recorded answers)"]));
+    let told = run(&place, &args);
+    assert!(String::from_utf8_lossy(&told.stdout).contains("no PostgreSQL was asked"), "{told:?}");
+    let test = "the_simulated_stores_are_certified_without_a_postgres_and_with_one";
+    let Some(server) = PostgresServer::shared(test) else { return };
+    let url = server.create_database("certify").unwrap();
+    let output = run(&place, &[&args[..], &["--store", &url, "--json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let both = &lines(&output.stdout)[0];
+    assert_eq!((&both["divergences"], &both["stores"][1]), (&0.into(), &"postgres".into()), "{both}");
+    assert!(both["programs"].as_u64() > alone["programs"].as_u64(), "{both}");
+    // What was made for it is gone.
+    let mut session = PostgresSession::connect(server, "certify").unwrap();
+    let left = session
+        .query("select nspname from pg_namespace where nspname like 'steadfast_certify%' union select datname from pg_database where datname like 'steadfast_certify%'")
+        .unwrap();
+    assert_eq!((left.message, left.rows), (None, Vec::new()));
+    let nowhere = run(&place, &[&args[..], &["--store", "postgres://nobody@127.0.0.1:1/nothing"]].concat());
+    assert_eq!(nowhere.status.code(), Some(5), "{nowhere:?}");
 }
 
 #[test]
@@ -166,4 +213,44 @@ fn the_table_has_a_line_for_each_specimen_and_strategy() {
             assert!(line[figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure}: {line}");
         }
     }
+}
+
+/// Reporting itself: what fails on purpose is told by page, exit code and capsule.
+#[test]
+fn the_canary_is_reported() {
+    let place = Place::new();
+    let shown = run(&place, &["sim", "sweep", "--scenario", "canary", "--profile", "all", "--seeds", "20"]);
+    assert_eq!(shown.status.code(), Some(1), "{shown:?}");
+    let page = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(page.starts_with("P15 is broken: an acknowledged cancel is kept"), "{page}");
+    let capsule =
+        page.lines().find(|line| line.starts_with("{\"format\"")).expect("a page ends with its capsule");
+    std::fs::write(place.path().join("capsule.json"), capsule).unwrap();
+    let replayed = run(&place, &["sim", "replay", "capsule.json"]);
+    assert_eq!(replayed.status.code(), Some(1), "{replayed:?}");
+    let again = String::from_utf8_lossy(&replayed.stdout).into_owned();
+    assert!(again.starts_with("P15 is broken") && again.contains(capsule), "{again}");
+    let all = run(&place, &["sim", "sweep", "--scenario", "all", "--seeds", "5", "--json"]);
+    assert_eq!(all.status.code(), Some(0), "who runs all isn't given the canary: {all:?}");
+}
+
+#[test]
+fn the_table_is_shown_again_from_what_it_wrote() {
+    let place = Place::new();
+    let args = ["sim", "table", "--specimen", "stale-status", "--repeat", "1", "--seeds-max", "100"];
+    let json = run(&place, &[&args[..], &["--json"]].concat());
+    std::fs::write(place.path().join("table.jsonl"), &json.stdout).unwrap();
+    let shown = run(&place, &["sim", "table", "--from", "table.jsonl", "--markdown"]);
+    assert_eq!(shown.status.code(), Some(0), "{shown:?}");
+    let table = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let lines: Vec<_> = table.lines().collect();
+    assert_eq!(lines.len(), 4, "{table}");
+    assert!(lines[0].starts_with("| specimen |") && lines[1].starts_with("| --- |"), "{table}");
+    assert!(lines[2].starts_with("| stale-status | random | P7 | 1/1 |"), "{table}");
+    let again = run(&place, &["sim", "table", "--from", "table.jsonl", "--json"]);
+    assert_eq!(again.stdout, json.stdout);
+    std::fs::write(place.path().join("table.jsonl"), "{}").unwrap();
+    let broken = run(&place, &["sim", "table", "--from", "table.jsonl"]);
+    assert_eq!(broken.status.code(), Some(2), "{broken:?}");
+    assert!(String::from_utf8_lossy(&broken.stderr).contains("line 1"), "{broken:?}");
 }

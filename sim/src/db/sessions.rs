@@ -14,6 +14,7 @@ use super::snapshot::{Snapshot, Xid};
 use super::statement::Statement;
 use super::store::{Store, Undo};
 
+mod restart;
 mod sqlite;
 mod waiting;
 
@@ -170,6 +171,12 @@ impl<R: Row> Db<R> {
     #[must_use]
     pub fn version_count(&self) -> usize {
         self.store.version_count()
+    }
+
+    /// How many sessions are open.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
     }
 
     /// Opens a session.

@@ -1,11 +1,13 @@
 //! What must happen *sometimes*: a sweep in which no lease ever lapsed proves nothing about rescues, and fails.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use steadfast_core::{Cause, State, Task};
+use steadfast_core::task::OnParentFailure;
+use steadfast_core::{Cause, State, Task, TaskId};
 
 use super::Facts;
 use crate::history::{Entry, Event, SubmitAnswer};
+use crate::scenario::{handler, operator, workers};
 
 /// All goals that a sweep of a thousand seeds must reach.
 pub const GOALS: &[&str] = &[
@@ -34,6 +36,28 @@ pub const GOALS: &[&str] = &[
     "a task got another name",
     "a queue was paused and resumed",
     "an ended task was forgotten",
+    "a submit was refused for its slot",
+    "an attempt was snoozed",
+    "an attempt said how far it was",
+    "a task overtook one of lower priority",
+    "a delayed task ran when it was due",
+    "a task with a parent that had failed ran anyway",
+    "a waiting task was cancelled",
+    "a worker was drained and left nothing behind",
+    workers::WAITS_RIGHTFULLY,
+    handler::REMEMBERED,
+    handler::NAMED,
+    operator::RETRIED_DUE,
+    operator::RETRIED_ANEW,
+    operator::GOT,
+    operator::LISTED,
+    operator::WAITED_FOR_END,
+    operator::WAITED_FOR_REVISION,
+    operator::LIMITED_ANEW,
+    operator::LOOKED_BEHIND,
+    operator::COUNTED,
+    operator::DIAGNOSED,
+    operator::GONE_AWAY,
 ];
 
 /// The goals that a history reaches.
@@ -42,17 +66,31 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
     let mut reached = BTreeSet::new();
     let mut running = BTreeSet::new();
     let mut paused = false;
+    let mut ready: BTreeMap<&TaskId, &Task> = BTreeMap::new();
+    let mut runs_anyway: BTreeMap<&TaskId, Vec<&TaskId>> = BTreeMap::new();
     for entry in entries {
         match &entry.event {
             Event::Changed { before, after } => {
                 reached.extend(of_change(before.as_deref(), after));
+                if after.state == State::Ready {
+                    ready.insert(&after.id, after);
+                } else {
+                    ready.remove(&after.id);
+                }
+                if before.as_ref().is_some_and(|before| after.fence > before.fence) {
+                    let anyway = runs_anyway.get(&after.id).into_iter().flatten();
+                    reached.extend(of_claim(&facts, after, ready.values().copied(), anyway.copied()));
+                }
                 if after.state == State::Running {
                     running.insert(&after.id);
                 } else {
                     running.remove(&after.id);
                 }
                 let of_queue = |queue: &str| {
-                    running.iter().filter(|id| facts.tasks[*id].queue.as_str() == queue).count()
+                    let is_of = |id: &&&TaskId| {
+                        facts.tasks.get(**id).is_some_and(|task| task.queue.as_str() == queue)
+                    };
+                    running.iter().filter(is_of).count()
                 };
                 if of_queue("limited") == 2 {
                     reached.insert("the limit was reached");
@@ -64,19 +102,6 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
                     reached.insert("a zombie spoke after its attempt was lost");
                 }
             }
-            Event::Submitted { task, answer: SubmitAnswer::Accepted(told) } if task != told => {
-                reached.insert(if facts.tasks[told].key.is_some() {
-                    "a submit was answered with the task of its key"
-                } else {
-                    "a submit was answered with the holder of its slot"
-                });
-            }
-            Event::Reported { kept, .. } => {
-                reached.insert(if *kept { "a report was kept" } else { "a report came too late" });
-            }
-            Event::Aliased { .. } => {
-                reached.insert("a task got another name");
-            }
             Event::Limited { concurrency, .. } => {
                 if *concurrency == Some(0) {
                     paused = true;
@@ -84,24 +109,72 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
                     reached.insert("a queue was paused and resumed");
                 }
             }
-            Event::Pruned { .. } => {
-                reached.insert("an ended task was forgotten");
+            Event::Edge(edge) if edge.on_failure == OnParentFailure::Run => {
+                runs_anyway.entry(&edge.child).or_default().push(&edge.parent);
             }
-            Event::Submitted { answer: SubmitAnswer::Dropped, .. } => {
-                reached.insert("a caller went away");
+            Event::Met { faults } => reached.extend(faults),
+            Event::Drained { attempts: 0, .. } => {
+                reached.insert("a worker was drained and left nothing behind");
             }
             Event::Crashed { node } => {
                 let works = |id: &&steadfast_core::TaskId| {
-                    facts.tasks[*id].worker.as_ref().is_some_and(|w| w.as_str() == node)
+                    let worker = facts.tasks.get(*id).and_then(|task| task.worker.as_ref());
+                    worker.is_some_and(|worker| worker.as_str() == node)
                 };
                 if running.iter().any(works) {
                     reached.insert("a worker crashed while it ran a task");
                 }
             }
-            _ => {}
+            other => reached.extend(of_event(&facts, other)),
         }
     }
     reached
+}
+
+/// The goals that a claim reaches, with these tasks ready, and these parents that needn't succeed.
+fn of_claim<'a>(
+    facts: &Facts<'_>,
+    claimed: &Task,
+    mut ready: impl Iterator<Item = &'a Task>,
+    mut parents: impl Iterator<Item = &'a TaskId>,
+) -> Vec<&'static str> {
+    let mut reached = Vec::new();
+    let overtaken = |other: &Task| {
+        other.priority > claimed.priority
+            && other.submitted_at < claimed.submitted_at
+            && other.queue == claimed.queue
+    };
+    if ready.any(overtaken) {
+        reached.push("a task overtook one of lower priority");
+    }
+    if parents.any(|parent| facts.tasks.get(parent).is_some_and(|parent| parent.state == State::Failed)) {
+        reached.push("a task with a parent that had failed ran anyway");
+    }
+    reached
+}
+
+/// The goal that an event reaches by itself.
+fn of_event(facts: &Facts<'_>, event: &Event) -> Option<&'static str> {
+    match event {
+        Event::Submitted { task, answer: SubmitAnswer::Accepted(told) } if task != told => {
+            let has_key = facts.tasks.get(told).is_some_and(|task| task.key.is_some());
+            Some(if has_key {
+                "a submit was answered with the task of its key"
+            } else {
+                "a submit was answered with the holder of its slot"
+            })
+        }
+        Event::Submitted { answer: SubmitAnswer::Refused(why), .. } if why.contains("SlotTaken") => {
+            Some("a submit was refused for its slot")
+        }
+        Event::Submitted { answer: SubmitAnswer::Dropped, .. } => Some("a caller went away"),
+        Event::Reported { kept: true, .. } => Some("a report was kept"),
+        Event::Reported { kept: false, .. } => Some("a report came too late"),
+        Event::Aliased { .. } => Some("a task got another name"),
+        Event::Pruned { .. } => Some("an ended task was forgotten"),
+        Event::Did { what } => Some(what),
+        _ => None,
+    }
 }
 
 /// The goals that one change of a task reaches.
@@ -121,6 +194,17 @@ fn of_change(before: Option<&Task>, after: &Task) -> BTreeSet<&'static str> {
         } else {
             "a deadline ended a task that waited"
         });
+    }
+    let was_waiting = before.is_some_and(|before| before.state.is_waiting());
+    if was_waiting && after.state == State::Cancelled && after.cause == Some(Cause::Cancelled) {
+        reached.insert("a waiting task was cancelled");
+    }
+    if before.is_some_and(|before| before.progress.is_none()) && after.progress.is_some() {
+        reached.insert("an attempt said how far it was");
+    }
+    let was_delayed = before.is_some_and(|before| before.state == State::Scheduled && before.attempt == 0);
+    if was_delayed && matches!(after.state, State::Ready | State::Running) {
+        reached.insert("a delayed task ran when it was due");
     }
     let was_blocked = before.is_some_and(|before| before.state == State::Blocked);
     reached.extend(was_running.then_some(after.cause).flatten().and_then(|cause| of_end(cause, after.state)));
@@ -146,6 +230,7 @@ fn of_end(cause: Cause, to: State) -> Option<&'static str> {
         Cause::Timeout => Some("an attempt timed out"),
         Cause::Replaced => Some("a running task was replaced"),
         Cause::Drained => Some("a drained attempt was given back"),
+        Cause::Snoozed => Some("an attempt was snoozed"),
         Cause::Done
         | Cause::Error
         | Cause::ExitCode
@@ -154,7 +239,6 @@ fn of_end(cause: Cause, to: State) -> Option<&'static str> {
         | Cause::DependencyFailed
         | Cause::Deadline
         | Cause::Cancelled
-        | Cause::Snoozed
         | Cause::Unrecordable => None,
     }
 }

@@ -10,7 +10,7 @@ pub(super) const PROPERTY: Property =
 fn check(facts: &Facts<'_>, found: &mut Found) {
     for entry in facts.entries {
         if let Event::Asserted { what } = &entry.event {
-            found.add_without_task(what.clone());
+            found.add_in_general(what.clone());
         }
     }
 }

@@ -1,7 +1,9 @@
-//! P1: an accepted task ends in bounded time once faults have stopped. The bound is the run's: it comes to rest, or is stuck.
+//! P1: an accepted task ends in bounded time once faults have stopped. The bound is computed by the run from what is left
+//! then. What waits longer does so rightfully: nobody can run it, or it waits for one of those.
 
 use super::{Facts, Found, Property};
-use crate::history::{Event, SubmitAnswer};
+use crate::history::{Event, SubmitAnswer, parents};
+use crate::scenario::progress::Rightful;
 
 pub(super) const PROPERTY: Property = Property { name: "P1", meaning: "an accepted task ends", check };
 
@@ -9,8 +11,15 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
     if !facts.at_rest {
         return;
     }
+    if facts.tasks.values().all(|task| task.state.is_terminal()) {
+        return;
+    }
+    let parents = parents(facts.entries);
+    let rightful = Rightful { tasks: &facts.tasks, parents: &parents };
+    let must_end =
+        |task: &&&std::sync::Arc<steadfast_core::Task>| !task.state.is_terminal() && !rightful.may_wait(task);
     for id in &facts.accepted {
-        if let Some(task) = facts.tasks.get(id).filter(|task| !task.state.is_terminal()) {
+        if let Some(task) = facts.tasks.get(id).filter(must_end) {
             found.add(id, format!("{id} was accepted and is still {} at rest", task.state));
         }
     }
@@ -20,7 +29,7 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
         else {
             continue;
         };
-        if let Some(stored) = facts.tasks.get(task).filter(|stored| !stored.state.is_terminal()) {
+        if let Some(stored) = facts.tasks.get(task).filter(must_end) {
             found.add(task, format!("{task} is stored and still {} at rest", stored.state));
         }
     }
@@ -42,7 +51,14 @@ mod tests {
         let mut good = changes(&[(0, task()), (1, running()), (2, ended)]);
         let mut bad = changes(&[(0, task()), (1, running())]);
         good.push(accepted.clone());
-        bad.push(accepted);
+        bad.push(accepted.clone());
         tells_apart(&PROPERTY, &good, &bad);
+        // But not where nobody can run it.
+        let kind = steadfast_core::Kind::trusted(crate::scenario::progress::NOBODYS);
+        let mut waits = changes(&[(0, steadfast_core::Task { kind, ..task() })]);
+        let mut must_end = changes(&[(0, task())]);
+        waits.push(accepted.clone());
+        must_end.push(accepted);
+        tells_apart(&PROPERTY, &waits, &must_end);
     }
 }

@@ -43,18 +43,26 @@ fn check_handlers(facts: &Facts<'_>, found: &mut Found) {
     let mut claims: BTreeMap<(&TaskId, Fence), (Timestamp, Duration)> = BTreeMap::new();
     let mut tasks: BTreeMap<&TaskId, &Arc<Task>> = BTreeMap::new();
     let mut thawed: BTreeMap<&str, Timestamp> = BTreeMap::new();
+    let mut stalled = None;
     for entry in facts.entries {
         match &entry.event {
             Event::Changed { before, after } => {
                 let fence = before.as_ref().map_or(0, |before| before.fence);
                 if let Some(until) = after.lease_expires_at.filter(|_| after.fence > fence) {
-                    claims.insert((&after.id, after.fence), (entry.at, until.since(entry.at)));
+                    // The commit may have come long after.
+                    let claimed = after.claimed_at.unwrap_or(entry.at);
+                    claims.insert((&after.id, after.fence), (claimed, until.since(claimed)));
                 }
                 tasks.insert(&after.id, after);
             }
-            Event::Thawed { node } => {
+            // Whose clock has jumped takes that for time that has passed.
+            Event::Thawed { node } | Event::Jumped { node, .. } => {
                 thawed.insert(node, entry.at);
+                if node == "store" {
+                    claims.clear();
+                }
             }
+            Event::Stalled { .. } => stalled = Some(entry.at),
             Event::Entered { task, fence, .. } => {
                 let Some((claimed, lease)) = claims.get(&(task, *fence)) else { continue };
                 let late = entry.at.since(*claimed);
@@ -68,7 +76,8 @@ fn check_handlers(facts: &Facts<'_>, found: &mut Found) {
                 let Some((claimed, lease)) = claims.get(&(task, *fence)) else { continue };
                 // Who has stood still counts from when it asked, which may be long ago.
                 let worker = running.worker.as_ref().map_or("", |worker| worker.as_str());
-                let stood_still = thawed.get(worker).is_some_and(|at| *at + *lease > *claimed);
+                let thawed = thawed.get(worker).copied();
+                let stood_still = thawed.max(stalled).is_some_and(|at| at + *lease > *claimed);
                 let old = entry.at.since(*claimed);
                 if !stood_still && old < *lease / 2 {
                     found.add(

@@ -19,6 +19,11 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             Event::Changed { after, .. } => {
                 committed.entry(&after.id).or_default().push((entry.at, after.rev));
             }
+            // Whoever is forgotten may be made anew, by a retry.
+            Event::Pruned { task } => {
+                committed.remove(&task.id);
+                shown.retain(|(_, shown), _| **shown != task.id);
+            }
             Event::Looked { reader, task, rev, state, asked_at } => {
                 let before = shown.insert((reader, task), *rev).unwrap_or(0);
                 if *rev < before {
@@ -61,5 +66,17 @@ mod tests {
         let good = history(&[(1, 1), (1, 2), (2, 2)]);
         tells_apart(&PROPERTY, &good, &history(&[(2, 1)]));
         tells_apart(&PROPERTY, &good, &history(&[(1, 2), (1, 1)]));
+    }
+
+    #[test]
+    fn a_retry_that_is_made_anew_begins_anew() {
+        let (task, state) = (task(), State::Ready);
+        let looked = |rev| {
+            let (task, asked_at) = (task.id.clone(), at(5));
+            event(5, Event::Looked { reader: "api".into(), task, rev, state, asked_at })
+        };
+        let gone = event(5, Event::Pruned { task: task.clone().into() });
+        let bad = vec![looked(7), looked(1)];
+        tells_apart(&PROPERTY, &[bad[0].clone(), gone, bad[1].clone()], &bad);
     }
 }

@@ -1,12 +1,14 @@
 //! P12: attempts stay within their maximum and rescues within their budget, no attempt begins before the task is due, and
-//! once faults have stopped a task ends soon after its deadline.
+//! once faults have stopped a task ends soon after its deadline, and none is rescued from a worker that lives.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Facts, Found, Property};
+use super::{Facts, Found, Property, STRAGGLERS};
 use crate::history::Event;
-use steadfast_core::{Cause, State};
+use steadfast_core::name::TaskId;
+use steadfast_core::task::Fence;
+use steadfast_core::{Cause, State, Timestamp};
 
 /// How long after its deadline a task may go on: some sweeps by a slow clock.
 const OVERDUE_MAX: Duration = Duration::from_secs(15);
@@ -19,7 +21,20 @@ pub(super) const PROPERTY: Property = Property {
 
 fn check(facts: &Facts<'_>, found: &mut Found) {
     check_deadlines(facts, found);
-    for (entry, before, after) in facts.changes() {
+    check_rescues(facts, found);
+    let mut hastened = BTreeSet::new();
+    // Then a time that a statement decided on may be past at the commit.
+    let stalled = facts.entries.iter().any(|entry| matches!(entry.event, Event::Stalled { .. }));
+    for entry in facts.entries {
+        let (before, after) = match &entry.event {
+            // It is due from then on, whatever its row says.
+            Event::Retrying { task } => {
+                hastened.insert(task);
+                continue;
+            }
+            Event::Changed { before, after } => (before.as_ref(), after),
+            _ => continue,
+        };
         let id = &after.id;
         if after.attempt > after.attempts_max {
             found.add(id, format!("{id} is at attempt {} of {}", after.attempt, after.attempts_max));
@@ -28,16 +43,47 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             found.add(id, format!("{id} was rescued {} times of {}", after.rescues, after.rescues_max));
         }
         let Some(before) = before else { continue };
-        if after.fence > before.fence && after.due_at > entry.at {
+        // From then on it may be claimed, even if the store's clock is set back.
+        let may_run = |state| matches!(state, State::Ready | State::Running);
+        let let_go = may_run(after.state) && !may_run(before.state);
+        if let_go && after.due_at > entry.at && !hastened.contains(id) {
             let early = after.due_at.since(entry.at);
-            found.add(id, format!("{id} was claimed {early:?} before it was due"));
+            found.add(id, format!("{id} is {} {early:?} before it was due", after.state));
         }
         let retried =
             before.state == State::Running && after.state.is_waiting() && after.cause == Some(Cause::Error);
         // The jitter may shorten the first step of the backoff by a fifth.
         let waits = after.due_at.since(entry.at);
-        if retried && (after.state == State::Ready || waits < before.backoff.min.mul_f64(0.79)) {
+        if retried && !stalled && (after.state == State::Ready || waits < before.backoff.min.mul_f64(0.79)) {
             found.add(id, format!("{id} is to be tried again after {waits:?}, before its backoff"));
+        }
+    }
+}
+
+/// Rescues are for what a dead or stopped worker has lost. One that neither crashed nor stood still, nor was drained, keeps
+/// its leases as long as nothing goes wrong, whatever its handlers do.
+fn check_rescues(facts: &Facts<'_>, found: &mut Found) {
+    let mut calm = None;
+    let mut stopped: BTreeSet<&str> = BTreeSet::new();
+    let mut claimed: BTreeMap<&TaskId, (Fence, Timestamp)> = BTreeMap::new();
+    for entry in facts.entries {
+        match &entry.event {
+            Event::Healed => calm = Some(entry.at + STRAGGLERS),
+            Event::Crashed { node } | Event::Froze { node } | Event::Drained { node, .. } => {
+                stopped.insert(node);
+            }
+            Event::Changed { before: Some(before), after } if after.fence > before.fence => {
+                claimed.insert(&after.id, (after.fence, entry.at));
+            }
+            Event::Changed { before: Some(before), after } if after.rescues > before.rescues => {
+                let worker = before.worker.as_ref().map_or("", |worker| worker.as_str());
+                let claim = claimed.get(&after.id).filter(|(fence, _)| *fence == before.fence);
+                let is_calm = claim.is_some_and(|(_, at)| calm.is_some_and(|calm| *at >= calm));
+                if is_calm && !stopped.contains(worker) {
+                    found.add(&after.id, format!("{} was rescued from {worker}, which lives", after.id));
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -66,6 +112,7 @@ fn check_deadlines(facts: &Facts<'_>, found: &mut Found) {
 mod tests {
     use super::super::made::*;
     use super::*;
+    use steadfast_core::Task;
 
     #[test]
     fn a_task_that_outlives_its_deadline_is_noticed() {
@@ -85,14 +132,32 @@ mod tests {
     }
 
     #[test]
+    fn a_rescue_from_a_worker_that_lives_is_noticed() {
+        let run = |claim: i64, trouble: Option<Event>| {
+            let mut rescued = task();
+            (rescued.rescues, rescued.fence) = (1, 1);
+            let mut entries = vec![event(0, Event::Healed)];
+            entries.extend(changes(&[(claim, task()), (claim, running()), (claim + 30, rescued)]));
+            entries.splice(3..3, trouble.map(|trouble| event(claim + 1, trouble)));
+            entries
+        };
+        let bad = run(60, None);
+        tells_apart(&PROPERTY, &run(60, Some(Event::Crashed { node: "w".into() })), &bad);
+        tells_apart(&PROPERTY, &run(60, Some(Event::Froze { node: "w".into() })), &bad);
+        tells_apart(&PROPERTY, &run(60, Some(Event::Drained { node: "w".into(), attempts: 0 })), &bad);
+        tells_apart(&PROPERTY, &run(59, None), &bad);
+    }
+
+    #[test]
     fn each_budget_is_kept() {
         let good = changes(&[(0, task()), (1, running())]);
         let mut too_often = running();
         too_often.attempt = 4;
         let mut too_many = running();
         too_many.rescues = 6;
-        let mut early = running();
+        let mut early = task();
         early.due_at = at(5);
+        let later = Task { state: State::Scheduled, ..early.clone() };
         let mut too_soon = running();
         too_soon.state = State::Scheduled;
         too_soon.cause = Some(Cause::Error);
@@ -100,10 +165,14 @@ mod tests {
         for bad in [
             changes(&[(0, task()), (1, too_often)]),
             changes(&[(0, task()), (1, too_many)]),
-            changes(&[(0, task()), (1, early)]),
+            changes(&[(0, later.clone()), (1, early.clone())]),
             changes(&[(0, running()), (1, too_soon)]),
         ] {
             tells_apart(&PROPERTY, &good, &bad);
         }
+        // Unless somebody asked for it.
+        let mut asked = changes(&[(0, later.clone()), (1, early.clone())]);
+        asked.insert(1, event(1, Event::Retrying { task: task().id }));
+        tells_apart(&PROPERTY, &asked, &changes(&[(0, later), (1, early)]));
     }
 }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use steadfast_core::name::TaskId;
+
 use super::{Facts, Found, Property};
 use crate::history::{Event, SubmitAnswer};
 
@@ -17,9 +19,12 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
                     found.add(task, format!("a handler was given {task}, which is not stored"));
                     continue;
                 };
-                let under_key = stored.key.as_ref().is_some_and(|key| *payload_id == format!("key {key}"));
+                // A retry runs what was asked for then.
+                let first = task.as_str().split(".retry").next().unwrap_or_default();
+                let asked = facts.tasks.get(&TaskId::trusted(first)).copied().unwrap_or(stored);
+                let under_key = asked.key.as_ref().is_some_and(|key| *payload_id == format!("key {key}"));
                 let in_slot = stored.slot.as_ref().is_some_and(|slot| *payload_id == format!("slot {slot}"));
-                if payload_id != task.as_str() && !under_key && !in_slot {
+                if payload_id != first && !under_key && !in_slot {
                     found.add(task, format!("the handler of {task} was given the payload of {payload_id}"));
                 }
             }
@@ -46,6 +51,19 @@ mod tests {
     use super::*;
 
     use steadfast_core::name::TaskId;
+
+    #[test]
+    fn a_retry_with_the_payload_of_another_is_noticed() {
+        let history = |payload_id: &str| {
+            let again = steadfast_core::Task { id: TaskId::trusted("t.retry"), ..running() };
+            let payload_id = payload_id.to_owned();
+            let entered = Event::Entered { node: "w".into(), task: again.id.clone(), payload_id, fence: 1 };
+            let mut entries = changes(&[(0, again)]);
+            entries.push(event(1, entered));
+            entries
+        };
+        tells_apart(&PROPERTY, &history("t"), &history("u"));
+    }
 
     #[test]
     fn an_alias_of_two_tasks_is_noticed() {

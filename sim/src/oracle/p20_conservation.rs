@@ -23,10 +23,21 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
         .filter_map(|entry| if let Event::Submitting { task } = &entry.event { Some(task) } else { None })
         .collect();
     for id in facts.tasks.keys() {
-        if !submitted.contains(id) {
+        let is_retry = || {
+            let first = id.as_str().split(".retry").next().map(str::to_owned);
+            first.is_some_and(|first| first != id.as_str() && retried(facts).contains(first.as_str()))
+        };
+        if !submitted.contains(id) && !is_retry() {
             found.add(id, format!("{id} is stored and was never submitted"));
         }
     }
+}
+
+/// The tasks that somebody asked to try again.
+fn retried<'a>(facts: &Facts<'a>) -> BTreeSet<&'a str> {
+    let retrying =
+        |event: &'a Event| if let Event::Retrying { task } = event { Some(task.as_str()) } else { None };
+    facts.entries.iter().filter_map(|entry| retrying(&entry.event)).collect()
 }
 
 fn check_forgotten(facts: &Facts<'_>, found: &mut Found) {
@@ -42,7 +53,10 @@ fn check_forgotten(facts: &Facts<'_>, found: &mut Found) {
                     found.add(id, format!("{id} was forgotten too early: it is {}", task.state));
                 }
             }
-            Event::Changed { after, .. } if forgotten.contains(&after.id) => {
+            // The n-th retry of a task may be made again once it is forgotten: its id says whose it is.
+            Event::Changed { after, .. }
+                if forgotten.contains(&after.id) && !after.id.as_str().contains(".retry") =>
+            {
                 found.add(&after.id, format!("{} was forgotten and is back", after.id));
             }
             Event::Kept { task, fence, number } => {
@@ -104,5 +118,28 @@ mod tests {
             [submitting.clone(), accepted.clone()].into_iter().chain(changes(&[(1, task())])).collect();
         tells_apart(&PROPERTY, &good, &[submitting, accepted]);
         tells_apart(&PROPERTY, &good, &changes(&[(1, task())]));
+    }
+
+    #[test]
+    fn a_task_that_nobody_asked_to_try_again_is_noticed() {
+        let submitting = event(0, Event::Submitting { task: task().id });
+        let again = Task { id: steadfast_core::TaskId::trusted("t.retry2"), ..task() };
+        let retrying = event(1, Event::Retrying { task: task().id });
+        let bad: Vec<_> =
+            [submitting].into_iter().chain(changes(&[(0, task())])).chain(changes(&[(2, again)])).collect();
+        let mut good = bad.clone();
+        good.insert(2, retrying);
+        tells_apart(&PROPERTY, &good, &bad);
+    }
+
+    #[test]
+    fn a_task_that_a_crash_has_lost_is_noticed() {
+        let submitting = event(0, Event::Submitting { task: task().id });
+        let accepted =
+            event(1, Event::Submitted { task: task().id, answer: SubmitAnswer::Accepted(task().id) });
+        let good: Vec<_> = [submitting, accepted].into_iter().chain(changes(&[(1, task())])).collect();
+        let mut bad = good.clone();
+        bad.push(event(2, Event::Lost { task: task().into() }));
+        tells_apart(&PROPERTY, &good, &bad);
     }
 }

@@ -170,11 +170,17 @@ impl Lanes {
             | Event::Limited { .. }
             | Event::Kept { .. }
             | Event::Aliased { .. }
-            | Event::Pruned { .. } => Some(STORE),
+            | Event::Pruned { .. }
+            | Event::Lost { .. }
+            | Event::Closed { .. } => Some(STORE),
             Event::Submitting { .. }
             | Event::Submitted { .. }
             | Event::Cancelled { .. }
-            | Event::Looked { .. } => Some(&self.client),
+            | Event::Retrying { .. }
+            | Event::Looked { .. }
+            | Event::Missed { .. }
+            | Event::Follows { .. }
+            | Event::Followed { .. } => Some(&self.client),
             Event::Told { task, fence, .. }
             | Event::Said { task, fence, .. }
             | Event::Reported { task, fence, .. } => {
@@ -184,10 +190,15 @@ impl Lanes {
             | Event::Started { node }
             | Event::Crashed { node }
             | Event::Froze { node }
-            | Event::Thawed { node } => Some(lane_of(node)),
+            | Event::Thawed { node }
+            | Event::Drained { node, .. }
+            | Event::Jumped { node, .. } => Some(lane_of(node)),
             Event::Noted { node: Some(node), .. } => Some(lane_of(node)),
-            Event::Noted { node: None, .. } | Event::Asserted { .. } => Some(&self.client),
-            Event::Healed => None,
+            Event::Noted { node: None, .. } | Event::Asserted { .. } | Event::Did { .. } => {
+                Some(&self.client)
+            }
+            Event::StoreCrashed { .. } | Event::Stalled { .. } => Some(STORE),
+            Event::Healed | Event::Met { .. } | Event::Overran { .. } => None,
         }
     }
 
@@ -197,6 +208,7 @@ impl Lanes {
             Some(task) => tasks.is_empty() || tasks.contains(task),
             None => match event {
                 Event::Edge(edge) => tasks.contains(&edge.child) && tasks.contains(&edge.parent),
+                Event::Met { .. } | Event::Did { .. } => false,
                 other => self.name_of(other).is_none_or(has_lane),
             },
         }
@@ -244,16 +256,20 @@ impl Lane {
 fn task_of(event: &Event) -> Option<&TaskId> {
     match event {
         Event::Changed { after, .. } => Some(&after.id),
-        Event::Pruned { task } => Some(&task.id),
+        Event::Pruned { task } | Event::Lost { task } => Some(&task.id),
         Event::Submitting { task }
         | Event::Submitted { task, .. }
         | Event::Cancelled { task, .. }
+        | Event::Retrying { task }
         | Event::Kept { task, .. }
         | Event::Aliased { task, .. }
         | Event::Reported { task, .. }
         | Event::Entered { task, .. }
         | Event::Told { task, .. }
         | Event::Looked { task, .. }
+        | Event::Missed { task, .. }
+        | Event::Follows { task, .. }
+        | Event::Followed { task, .. }
         | Event::Said { task, .. } => Some(task),
         Event::Noted { task, .. } => task.as_ref(),
         Event::Edge(_)
@@ -262,7 +278,15 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Crashed { .. }
         | Event::Froze { .. }
         | Event::Thawed { .. }
+        | Event::Drained { .. }
+        | Event::Closed { .. }
         | Event::Asserted { .. }
-        | Event::Healed => None,
+        | Event::StoreCrashed { .. }
+        | Event::Stalled { .. }
+        | Event::Jumped { .. }
+        | Event::Did { .. }
+        | Event::Overran { .. }
+        | Event::Healed
+        | Event::Met { .. } => None,
     }
 }

@@ -313,6 +313,7 @@ mod tests {
                 .collect(),
             entries,
             tasks: vec!["main".into(), "w0.0/supervisor".into()],
+            at_rest: true,
             hash: 0x5eed,
         }
     }

@@ -92,10 +92,7 @@ impl<'a> Cast<'a> {
         if let Some(words) = embedded::fault(site, actor, value, time, self.handlers.get(&actor).copied()) {
             return words;
         }
-        let of = |table: &[&'static str]| {
-            let index = usize::try_from(value).expect("small");
-            table.get(index).map_or_else(|| format!("value {value}"), |word| (*word).to_owned())
-        };
+        let of = |table: &[&'static str]| nth(table, value);
         match site {
             "claim" | "apply" | "read" => {
                 let fate = of(&[
@@ -117,14 +114,28 @@ impl<'a> Cast<'a> {
                     "it freezes",
                     "it freezes",
                     "it is drained, then killed",
+                    "its clock jumps",
                 ]);
                 format!("w{actor}: {blow}, {time}")
             }
             "frozen for" => {
-                format!("w{actor}: frozen for {}, {time}", of(&["1 s", "9.9 s", "10.1 s", "15 s", "40 s"]))
+                let until = ["1 s", "almost its first lease", "just over its first lease", "15 s", "40 s"];
+                format!("w{actor}: frozen for {}, {time}", of(&until))
             }
             "dead for" => format!("w{actor}: dead for {}, {time}", of(&["0 s", "1 s", "9 s", "30 s"])),
-            "drained for" => format!("w{actor}: drained for {}, {time}", of(&["4 s", "10 s"])),
+            "drained for" => {
+                format!("w{actor}: drained for {}, {time}", of(&["4 s", "10 s", "0 s", "20 ms", "1.5 s"]))
+            }
+            "clock jumps" => format!("w{actor}: by {}, {time}", of(&["1 s", "9 s", "11 s", "60 s"])),
+            "stalls for" | "in doubt for" | "frozen in a call for" | "operator goes away" => {
+                self.in_call(site, actor, value)
+            }
+            "weather" | "down for" | "disk full for" | "store's clock jumps" | "scribbles for" => {
+                format!("weather: {}, {time}", weather(site, value))
+            }
+            struck if struck.starts_with("strike: ") => {
+                format!("{} is struck at {}, {time}", self.node(actor), &struck["strike: ".len()..])
+            }
             "between blows" => {
                 format!("w{actor}: {} to the next blow, {time}", of(&["0.5 s", "2 s", "5 s", "11 s", "23 s"]))
             }
@@ -133,14 +144,61 @@ impl<'a> Cast<'a> {
             "clock rate" => {
                 format!("w{actor}: its clock runs at {}, {time}", of(&["100 %", "95 %", "106 %", "120 %"]))
             }
+            "queues" => format!("w{actor}: claims from the queue without a limit only, {time}"),
             "concurrency" => format!("w{actor}: runs {} attempts at once, {time}", value + 1),
             "client goes away" => {
                 format!("the client goes away after {value} polls of its submit of t{actor:02}")
             }
             "hint lost" => format!("a hint to listener {actor} is lost, {time}"),
+            swarm if swarm.starts_with("swarm: ") => {
+                format!("this run has {}: {value}", &swarm["swarm: ".len()..])
+            }
             other => format!("{other} ({actor}): {value}, {time}"),
         }
     }
+
+    /// What befalls a call.
+    fn in_call(&self, site: &str, actor: u64, value: u32) -> String {
+        let of = |table: &[&'static str]| nth(table, value);
+        match site {
+            "in doubt for" => {
+                let how = of(&["no time", "no time", "20 ms", "0.7 s", "4 s", "14 s"]);
+                format!("what {} is cut off from is under way for {how}", self.node(actor))
+            }
+            "stalls for" => {
+                format!("{} stands still for {}", self.node(actor), of(&["50 ms", "2 ms", "1 s", "9 s"]))
+            }
+            "frozen in a call for" => {
+                let until = ["1 s", "almost its first lease", "just over its first lease", "15 s", "40 s"];
+                format!("{} is frozen for {}", self.node(actor), of(&until))
+            }
+            _ => format!("the operator goes away after {value} polls of act {actor}"),
+        }
+    }
+}
+
+/// What befalls the store.
+fn weather(site: &str, value: u32) -> String {
+    let of = |table: &[&'static str]| nth(table, value);
+    match site {
+        "down for" => format!("it is down for {}", of(&["0 s", "0.3 s", "4 s", "12 s"])),
+        "disk full for" => format!("it is full for {}", of(&["0.1 s", "1 s", "5 s", "15 s"])),
+        "store's clock jumps" => format!("it jumps by {}", of(&["1 s", "9 s", "15 s", "-1 s", "-12 s"])),
+        "scribbles for" => format!("noticed after {}", of(&["10 ms", "0.3 s", "3 s", "12 s"])),
+        _ => of(&[
+            "it holds",
+            "the database crashes",
+            "the disk is full",
+            "the store's clock jumps",
+            "everybody is hinted at nothing",
+            "somebody writes a row and dies",
+        ]),
+    }
+}
+
+fn nth(table: &[&'static str], value: u32) -> String {
+    let index = usize::try_from(value).expect("small");
+    table.get(index).map_or_else(|| format!("value {value}"), |word| (*word).to_owned())
 }
 
 /// Where in the store.

@@ -17,19 +17,17 @@ use crate::world::World;
 use super::chaos::Place;
 use super::client::{Client, LIMITED, TASKS, id};
 use super::rival::Rival;
-use super::workers::{WORKERS, all_ended, leave_nothing};
+use super::workers::{DRAINED_WITHIN, WORKERS, until_all_ended};
 use super::{Goals, Scenario, Tempo};
 
 /// How long faults last.
 const STORM: Duration = Duration::from_secs(4);
-/// How often the run looks whether all has ended.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// This scenario.
 pub const SCENARIO: Scenario = Scenario {
     name: "burst",
     about: "twenty tasks submitted at once to three workers that crash, freeze and restart, with short leases",
-    goals: Goals { all: GOALS, reached: goals::reached },
+    goals: Goals { all: GOALS, reached: goals::reached, has_faults: false },
     run: &|world| Box::pin(run(world)),
 };
 
@@ -67,16 +65,12 @@ async fn run(world: World) {
     let haunted = (0..WORKERS).map(|number| place(number).haunt(until));
     let (workers, (), ()) = join3(join_all(haunted), submit_all(&client), rival.run(until)).await;
     world.heal();
-    // The bound on this wait is the run's bound on virtual time.
-    while !all_ended(&world) {
-        tokio::time::sleep(LOOK).await;
-    }
+    until_all_ended(&world, &client).await;
     for worker in workers.iter().flatten() {
         worker.drain.drain();
     }
-    for worker in workers.iter().flatten() {
-        leave_nothing(worker).await;
-    }
+    // Each notes what its process still knows then (P21, P22).
+    tokio::time::sleep(DRAINED_WITHIN).await;
 }
 
 /// Submits everything at once; then cancels some.

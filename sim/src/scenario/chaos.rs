@@ -7,6 +7,8 @@ use steadfast_core::supervisor::DrainHandle;
 use steadfast_core::{Engine, Handlers, Supervisor, WorkerConfig, sweeper};
 
 use crate::choices::{Choices, Stream};
+use crate::faults::Fault;
+use crate::history::Event;
 use crate::storage::SimStorage;
 use crate::world::{Node, SimClock, World};
 
@@ -18,7 +20,7 @@ use super::rival::Tip;
 /// The lease in the simulation, at the plain tempo.
 pub(super) const LEASE: Duration = Duration::from_secs(10);
 /// How often lapsed leases are swept.
-const SWEEP: Duration = Duration::from_secs(5);
+pub(super) const SWEEP: Duration = Duration::from_secs(5);
 
 /// One place where a worker runs, over all its incarnations.
 #[derive(Debug, Clone)]
@@ -33,7 +35,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct Incarnation {
     pub(super) node: Node,
-    pub(super) engine: Engine<SimStorage, SimClock>,
+    engine: Engine<SimStorage, SimClock>,
     pub(super) drain: DrainHandle,
 }
 
@@ -52,13 +54,18 @@ impl Place {
             Worker { node: node.clone(), engine: engine.clone(), tip: self.tip.clone(), tempo },
         );
         let mut config = WorkerConfig::new(WorkerId::trusted(name));
-        config.queues = vec![Queue::default_queue(), Queue::trusted(LIMITED)];
+        config.queues = vec![Queue::default_queue()];
+        // Claims that ask for the limited queue go one after the other, because its row is locked. Others meet.
+        if self.number == 0 || self.pick("queues", 3) < 2 {
+            config.queues.push(Queue::trusted(LIMITED));
+        }
         config.concurrency = 1 + self.pick("concurrency", 4) as usize;
         config.lease = tempo.of(LEASE);
         config.grace = tempo.of(Duration::from_secs(3));
         let (supervisor, drain) =
             Supervisor::new(engine.clone(), handlers, config).expect("the configuration makes sense");
-        node.spawn("supervisor", supervisor.run());
+        node.spawn("supervisor", drained_at_last(node.clone(), engine.clone(), supervisor));
+        node.expose();
         Incarnation { node, engine, drain }
     }
 
@@ -69,7 +76,12 @@ impl Place {
         let calm = self.pick("swarm: calm", 3);
         while tokio::time::Instant::now() < until {
             self.wait("between blows", &[500, 2_000, 5_000, 11_000, 23_000]).await;
-            let blow = if calm == 0 { 0 } else { self.pick("blow", 6) };
+            // It may have been struck in the middle of a call.
+            let blow = match (worker.node.is_alive(), calm) {
+                (false, _) => 2,
+                (true, 0) => 0,
+                (true, _) => self.pick("blow", 7),
+            };
             match blow {
                 0 | 1 => {}
                 2 => {
@@ -78,20 +90,27 @@ impl Place {
                     count += 1;
                     worker = self.start(count);
                 }
-                3 | 4 => {
-                    worker.node.freeze();
-                    // Just within the lease, just past it, long past it.
-                    self.wait("frozen for", &[1_000, 9_900, 10_100, 15_000, 40_000]).await;
-                    worker.node.thaw();
-                }
-                _ => {
+                3 | 4 => self.freeze(&worker.node).await,
+                5 => {
                     worker.drain.drain();
-                    self.wait("drained for", &[4_000, 10_000]).await;
+                    self.wait("drained for", &[4_000, 10_000, 0, 20, 1_500]).await;
+                    if worker.node.is_alive() && !worker.engine.registry().is_empty() {
+                        self.world.met(Fault::CrashedInDrain);
+                    }
                     worker.node.crash();
                     count += 1;
                     worker = self.start(count);
                 }
+                _ => {
+                    let seconds = [1, 9, 11, 60][self.pick("clock jumps", 4) as usize];
+                    worker.node.jump_clock(Duration::from_secs(seconds));
+                }
             }
+        }
+        worker.node.shelter();
+        if !worker.node.is_alive() {
+            worker = self.start(count + 1);
+            worker.node.shelter();
         }
         // A dead worker may stay dead, but for one.
         if self.number > 0 && self.pick("stays dead", 4) == 3 {
@@ -99,6 +118,29 @@ impl Place {
             return None;
         }
         Some(worker)
+    }
+
+    /// Stands still: within the lease, until just before the first of its leases lapses, until just after, long past it.
+    async fn freeze(&self, node: &Node) {
+        node.freeze();
+        let lapse = node.until_first_lapse();
+        let edge = Duration::from_millis(20);
+        let time = match (self.pick("frozen for", 5), lapse) {
+            (0, _) => Duration::from_secs(1),
+            (1, Some(lapse)) if lapse > edge => {
+                self.world.met(Fault::ThawedBeforeLapse);
+                lapse - edge
+            }
+            (2, Some(lapse)) => {
+                self.world.met(Fault::ThawedAfterLapse);
+                lapse + edge
+            }
+            (1 | 2, _) => LEASE + edge,
+            (3, _) => Duration::from_secs(15),
+            _ => Duration::from_secs(40),
+        };
+        tokio::time::sleep(time).await;
+        node.thaw();
     }
 
     fn choices(&self) -> &Choices {
@@ -113,4 +155,14 @@ impl Place {
         let which = self.pick(site, u32::try_from(millis.len()).expect("few"));
         tokio::time::sleep(self.tempo.of(Duration::from_millis(millis[which as usize]))).await;
     }
+}
+
+/// Runs a worker until it is drained, and notes what its process still knows then.
+pub(super) async fn drained_at_last(
+    node: Node,
+    engine: Engine<SimStorage, SimClock>,
+    supervisor: Supervisor<SimStorage, SimClock>,
+) {
+    supervisor.run().await;
+    node.record(Event::Drained { node: node.name().to_owned(), attempts: engine.registry().len() });
 }

@@ -20,6 +20,7 @@ use crate::world::{Node, SimClock};
 
 use super::RETENTION;
 use super::handler::TIMEOUT;
+use super::progress::NOBODYS;
 
 /// How many tasks a run has.
 pub(super) const TASKS: u64 = 20;
@@ -90,6 +91,9 @@ impl Client {
         let mut task = NewTask::new(id(number), Kind::trusted("work"), id(number).as_str().as_bytes());
         task.timeout = TIMEOUT;
         task.attempts_max = 1 + pick("attempts", 3);
+        if choices.pick(Stream::Workload, "swarm: nobodys", 0, 8) == 7 && odds("nobodys", 1_000) {
+            task.kind = Kind::trusted(NOBODYS);
+        }
         task.rescues_max = [5, 5, 1, 0][pick("rescues", 4) as usize];
         task.priority = i16::try_from(pick("priority", 3)).expect("small");
         if odds("limited", 3_000) {
@@ -101,7 +105,7 @@ impl Client {
             task.key = Some(Key::trusted(key));
             // The same key must come with the same request, but for the id.
             (task.attempts_max, task.rescues_max, task.priority) = (3, 5, 0);
-            task.queue = Queue::default_queue();
+            (task.queue, task.kind) = (Queue::default_queue(), Kind::trusted("work"));
             return task;
         }
         if odds("slot", 4_000) {

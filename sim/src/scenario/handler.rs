@@ -10,16 +10,21 @@ use steadfast_core::task::{Checkpoint, LogLine, Progress};
 use steadfast_core::{Cause, Context, Engine, Handler, Verdict};
 
 use crate::choices::{Choices, Stream};
+use crate::faults::Spot;
 use crate::history::Event;
 use crate::scheduler::yield_now;
 use crate::storage::SimStorage;
 use crate::world::{Node, SimClock};
 
 use super::Tempo;
+use super::progress::SNOOZED_FENCE_MAX;
 use super::rival::Tip;
 
 /// How long an attempt may take in the simulation.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
+
+pub(crate) const REMEMBERED: &str = "api: a finished step was remembered by a later attempt";
+pub(crate) const NAMED: &str = "api: an attempt gave its task another name";
 
 /// Runs on this node.
 #[derive(Debug, Clone)]
@@ -38,7 +43,10 @@ impl Handler for Worker {
             let payload_id = String::from_utf8_lossy(context.payload()).into_owned();
             node.record(Event::Entered { node: node.name().into(), task: task.clone(), payload_id, fence });
             report(&node, &engine, &context).await;
-            let verdict = work(&node, &context, tempo).await;
+            let verdict = match speak(&node, &context).await {
+                Ok(()) => work(&node, &context, tempo).await,
+                Err(verdict) => verdict,
+            };
             let well = matches!(verdict, Verdict::Done(_));
             node.record(Event::Said { task, fence, well });
             if let Some(slot) = context.lease().slot.clone().filter(|_| node.is_alive()) {
@@ -87,6 +95,40 @@ async fn report(node: &Node, engine: &Engine<SimStorage, SimClock>, context: &Co
     }
 }
 
+/// Says something at the attempt's own desk, and does a durable step, or finds it done.
+async fn speak(node: &Node, context: &Context) -> Result<(), Verdict> {
+    let choices: &Choices = node.world().choices();
+    let actor = actor(context);
+    let own = format!("fence {}", context.fence());
+    match choices.pick(Stream::Workload, "speaks", actor, 10) {
+        6 => context.log(&own),
+        7 => context.progress(10, &own),
+        8 => {
+            let fresh = own.clone().into_bytes();
+            let stored = context.step("first", || async { Ok::<_, Verdict>(fresh) }).await?;
+            if stored.as_ref() != own.as_bytes() {
+                node.record(Event::Did { what: REMEMBERED });
+            }
+        }
+        9 => {
+            let number = choices.pick(Stream::Workload, "which alias", actor, 12);
+            // It may be another task's.
+            if context.alias(TaskId::trusted(format!("alias-{number}"))).await.is_ok() {
+                node.record(Event::Did { what: NAMED });
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// What a handler does that was told to stop, while its grace lasts or longer.
+async fn clean_up(node: &Node, context: &Context) {
+    node.strike(Spot::Cleanup).await;
+    let which = node.world().choices().pick(Stream::Workload, "cleans up for", actor(context), 5);
+    tokio::time::sleep(Duration::from_millis([0, 0, 500, 2_950, 3_500][which as usize])).await;
+}
+
 /// The task is the actor: what it does doesn't depend on who else is there.
 pub(super) fn actor(context: &Context) -> u64 {
     xxhash_rust::xxh3::xxh3_64(context.task_id().as_str().as_bytes())
@@ -116,9 +158,11 @@ async fn work(node: &Node, context: &Context, tempo: Tempo) -> Verdict {
             std::panic::resume_unwind(Box::new("the handler panicked".to_owned()))
         }
         9 => Verdict::Fail { cause: Cause::Error, error: "the work can't be done".into() },
-        10 => Verdict::Snooze { after: delay("snooze", 10) },
+        10 if context.fence() <= SNOOZED_FENCE_MAX => Verdict::Snooze { after: delay("snooze", 10) },
+        10 => done(),
         _ => {
             // Deaf: it ends at its timeout or when it is dropped.
+            let _busy = node.keep_busy();
             tokio::time::sleep(tempo.of(TIMEOUT * 2)).await;
             done()
         }
@@ -132,6 +176,7 @@ async fn sleep_or_stop(node: &Node, context: &Context, duration: Duration) -> Op
         Either::Left((reason, _)) => {
             let lost = reason == StopReason::LeaseLost;
             node.record(Event::Told { task: context.task_id().clone(), fence: context.fence(), lost });
+            clean_up(node, context).await;
             Some(Verdict::error(reason))
         }
         Either::Right(_) => None,

@@ -1,154 +1,145 @@
-//! Long work under leases: three workers as they are configured by default, and twenty tasks that run for up to minutes
-//! or go wrong and are tried again after minutes, while workers crash and freeze. Nearly all of its time is waiting.
+//! Leases at their very end: a worker stands still until the instant at which its lease lapses, or just before or after; at
+//! that instant it goes on, renews or settles, and somebody else rescues what has lapsed.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures_util::future::{Either, join_all, join3, select};
-use steadfast_core::handler::Running;
-use steadfast_core::name::{Kind, WorkerId};
-use steadfast_core::supervisor::DrainHandle;
-use steadfast_core::task::{Backoff, NewTask};
-use steadfast_core::{Context, Engine, Handler, Handlers, Supervisor, Verdict, WorkerConfig, sweeper};
-use tokio::time::{Instant, sleep};
+use futures_util::future::{Either, select};
+use steadfast_core::name::TaskId;
+use steadfast_core::{Cause, State, Task, Timestamp, Verdict};
 
-use crate::choices::Stream;
-use crate::history::Event;
-use crate::oracle::goals;
-use crate::world::{Node, World};
-
-use super::client::{Client, TASKS, id};
-use super::handler::actor;
-use super::workers::{WORKERS, all_ended};
+use super::incidents::{Process, Work, done, goals, heal_and_end, new_task, number_of, places, told};
 use super::{Goals, Scenario};
+use crate::choices::Stream;
+use crate::history::{Entry, Event};
+use crate::world::World;
 
-/// How long faults last.
-const STORM: Duration = Duration::from_secs(120);
-/// How often the run looks whether all has ended.
-const LOOK: Duration = Duration::from_secs(10);
+const RESCUED: &str = "a lease lapsed and the task was rescued";
+const REVIVED: &str = "a lease that had lapsed was renewed before anybody rescued the task";
+const ENDED: &str = "a task ended at the instant at which its lease lapsed";
+const LOST: &str = "a handler heard that its lease is lost";
 
 /// This scenario.
 pub const SCENARIO: Scenario = Scenario {
     name: "leases",
-    about: "three workers with default leases run long tasks that are renewed, rescued, and tried again after minutes",
-    goals: Goals { all: GOALS, reached: goals::reached },
+    about: "a worker stands still until its lease lapses, and goes on at the instant at which it is rescued",
+    goals: Goals { all: &[RESCUED, REVIVED, ENDED, LOST], reached, has_faults: false },
     run: &|world| Box::pin(run(world)),
 };
 
-const GOALS: &[&str] = &[
-    "a lease lapsed and the task was rescued",
-    "a zombie spoke after its attempt was lost",
-    "an attempt was retried",
-];
+const TASKS: u64 = 4;
+/// How long the run waits at most for a task to be claimed.
+const CLAIMED_WITHIN: Duration = Duration::from_secs(20);
+
+const WORK: Work = |process, context| {
+    Box::pin(async move {
+        let number = number_of(&context);
+        // The handler's own end may lie in the time for which its worker stands still.
+        let seconds = [30, 4, 12][process.pick(Stream::Workload, "work", number, 3)];
+        let work = std::pin::pin!(tokio::time::sleep(Duration::from_secs(seconds)));
+        let stopped = std::pin::pin!(context.stopped());
+        match select(stopped, work).await {
+            Either::Left((reason, _)) => {
+                told(&process, &context, &reason);
+                Verdict::error(reason)
+            }
+            Either::Right(_) => done(&context),
+        }
+    })
+};
 
 async fn run(world: World) {
-    let node = world.start("api", 100);
-    let (engine, commits) = Engine::new(node.storage(), node.clock());
-    node.spawn("committer", commits);
-    let client = Client { node, engine };
-    let until = Instant::now() + STORM;
-    let haunted = (0..WORKERS).map(|number| Place { world: world.clone(), number }.haunt(until));
-    let submits = (0..TASKS).map(|number| client.submit(number, long_task(number)));
-    let (drains, _, ()) = join3(join_all(haunted), join_all(submits), sleep(STORM)).await;
-    world.heal();
-    // The bound on this wait is the run's bound on virtual time.
-    while !all_ended(&world) {
-        sleep(LOOK).await;
-    }
-    drains.iter().for_each(DrainHandle::drain);
-}
-
-fn long_task(number: u64) -> NewTask {
-    let id = id(number);
-    let mut task = NewTask::new(id.clone(), Kind::trusted("work"), id.as_str().as_bytes());
-    task.backoff = Backoff { min: Duration::from_secs(30), max: Duration::from_secs(300) };
-    task
-}
-
-/// One place where a worker runs, over all its incarnations.
-struct Place {
-    world: World,
-    number: u64,
-}
-
-impl Place {
-    fn start(&self, incarnation: u32) -> (Node, DrainHandle) {
-        let name = format!("w{}.{incarnation}", self.number);
-        let node = self.world.start(&name, 100);
-        let (engine, commits) = Engine::new(node.storage(), node.clock());
-        node.spawn("committer", commits);
-        node.spawn("sweeper", sweeper::run(engine.clone(), sweeper::SWEEP));
-        let handlers = Handlers::new().with(Kind::trusted("work"), Long { node: node.clone() });
-        let config = WorkerConfig { concurrency: 4, ..WorkerConfig::new(WorkerId::trusted(name)) };
-        let (supervisor, drain) =
-            Supervisor::new(engine, handlers, config).expect("the configuration makes sense");
-        node.spawn("supervisor", supervisor.run());
-        (node, drain)
-    }
-
-    /// Plays with the worker until `until`; returns the handle of the incarnation that lives then.
-    async fn haunt(self, until: Instant) -> DrainHandle {
-        let mut count = 0;
-        let (mut node, mut drain) = self.start(count);
-        while Instant::now() < until {
-            self.wait("between blows", [10, 30, 50, 70]).await;
-            match self.pick("blow", 4) {
-                0 | 1 => {}
-                2 => {
-                    node.crash();
-                    self.wait("dead for", [0, 1, 29, 60]).await;
-                    count += 1;
-                    (node, drain) = self.start(count);
-                }
-                _ => {
-                    node.freeze();
-                    // Just within the lease, just past it, long past it.
-                    self.wait("frozen for", [5, 29, 31, 90]).await;
-                    node.thaw();
-                }
-            }
+    let api = Process::start(&world, "api");
+    let workers = [0, 1].map(|number| {
+        let worker = Process::start(&world, format!("worker-{number}"));
+        drop(worker.work(2, WORK));
+        worker
+    });
+    for number in 0..TASKS {
+        let task = new_task("task", number);
+        let id = task.id.clone();
+        api.submit(task, 0).await;
+        let Some(lease) = lease_of(&world, &id).await else { continue };
+        let holder =
+            workers.iter().find(|one| lease.worker.as_ref().is_some_and(|w| w.as_str() == one.node.name()));
+        let Some(holder) = holder else { continue };
+        api.pause("stands still after", number, &[500, 0, 1_500, 4_000]).await;
+        if api.pick(Stream::Workload, "stands still", number, 3) == 0 {
+            continue;
         }
-        drain
+        holder.node.freeze();
+        until_it_lapses(&api, &world, &id, number).await;
+        if api.pick(Stream::Workload, "somebody rescues", number, 2) == 1 {
+            let engine = api.engine.clone();
+            api.node.spawn("rescuer", async move {
+                // What fails is made up for by the sweepers.
+                let _ = engine.reclaim_lapsed(10, 1).await;
+            });
+        }
+        holder.node.thaw();
+        api.pause("next request", number, &[1_000, 0, 5_000]).await;
     }
-
-    fn pick(&self, site: &'static str, n: u32) -> usize {
-        self.world.choices().pick(Stream::Faults, site, self.number, n) as usize
-    }
-
-    async fn wait(&self, site: &'static str, seconds: [u64; 4]) {
-        sleep(Duration::from_secs(seconds[self.pick(site, 4)])).await;
-    }
+    heal_and_end(&world).await;
 }
 
-/// A handler that takes its time.
-struct Long {
-    node: Node,
+/// The task as it was claimed, if it is in time.
+async fn lease_of(world: &World, id: &TaskId) -> Option<std::sync::Arc<Task>> {
+    let since = world.now();
+    while world.now().since(since) < CLAIMED_WITHIN {
+        let task = world.history().tasks().get(id).cloned();
+        if let Some(task) = task.filter(|task| task.state == State::Running) {
+            return Some(task);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    None
 }
 
-impl Handler for Long {
-    fn call(&self, context: Context) -> Running {
-        let node = self.node.clone();
-        Box::pin(async move {
-            let (task, fence) = (context.task_id().clone(), context.fence());
-            let payload_id = String::from_utf8_lossy(context.payload()).into_owned();
-            node.record(Event::Entered { node: node.name().into(), task: task.clone(), payload_id, fence });
-            let verdict = work(&node, &context).await;
-            let well = matches!(verdict, Verdict::Done(_));
-            node.record(Event::Said { task, fence, well });
-            verdict
+/// Until the lease lapses, as it is now: a call that is under way may still prolong it.
+async fn until_it_lapses(api: &Process, world: &World, id: &TaskId, number: u64) {
+    let at = world.history().tasks().get(id).and_then(|task| task.lease_expires_at);
+    let left = at.map_or(Duration::ZERO, |at: Timestamp| at.since(world.now()));
+    let around = api.pick(Stream::Workload, "how long beyond the lease", number, 5);
+    let left = match around {
+        0 => left,
+        1 => left.saturating_sub(Duration::from_millis(2)),
+        2 => left + Duration::from_millis(1),
+        3 => left + Duration::from_millis(3),
+        _ => left + Duration::from_secs(3),
+    };
+    tokio::time::sleep(left).await;
+}
+
+fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
+    let changes: Vec<_> = places(entries, |event| match event {
+        Event::Changed { before: Some(before), after } => Some((before, after)),
+        _ => None,
+    })
+    .map(|(place, change)| (entries[place].at, change))
+    .collect();
+    let lapsed = |at: Timestamp, before: &Task| before.lease_expires_at.is_some_and(|expires| expires <= at);
+    let near = |at: Timestamp, before: &Task| {
+        before.lease_expires_at.is_some_and(|expires| {
+            std::cmp::max(at, expires).since(std::cmp::min(at, expires)) < Duration::from_millis(50)
         })
-    }
+    };
+    goals(&[
+        (RESCUED, changes.iter().any(|(_, (_, after))| after.cause == Some(Cause::LeaseLapsed))),
+        (REVIVED, changes.iter().any(|(at, (before, after))| before.rev == after.rev && lapsed(*at, before))),
+        (
+            ENDED,
+            changes.iter().any(|(at, (before, after))| after.state == State::Succeeded && near(*at, before)),
+        ),
+        (LOST, entries.iter().any(|entry| matches!(entry.event, Event::Told { lost: true, .. }))),
+    ])
 }
 
-async fn work(node: &Node, context: &Context) -> Verdict {
-    let pick = |site, n| node.world().choices().pick(Stream::Workload, site, actor(context), n) as usize;
-    let seconds = [20, 5, 45, 90][pick("long work", 4)];
-    let (stopped, work) =
-        (std::pin::pin!(context.stopped()), std::pin::pin!(sleep(Duration::from_secs(seconds))));
-    if let Either::Left((reason, _)) = select(stopped, work).await {
-        return Verdict::error(reason);
+#[cfg(test)]
+mod tests {
+    use super::super::holds_and_reaches_its_goals;
+
+    #[test]
+    fn nothing_is_taken_from_who_still_has_it() {
+        holds_and_reaches_its_goals(&super::SCENARIO);
     }
-    if pick("goes wrong", 4) == 3 {
-        return Verdict::error("the work went wrong");
-    }
-    Verdict::done(format!("fence {}", context.fence()).into_bytes())
 }

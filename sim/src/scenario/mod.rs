@@ -1,13 +1,23 @@
 //! Scenarios: who is in the world and what they do. A scenario runs in any profile from any choices, and the oracle
 //! judges what came of it.
 
+pub mod canary;
 mod chaos;
 mod client;
-mod handler;
+pub mod drains;
+pub mod families;
+pub mod followers;
+pub(crate) mod handler;
+pub(crate) mod operator;
+pub(crate) mod progress;
 mod rival;
+pub mod sessions;
+mod weather;
 pub mod burst;
 pub mod incidents;
 pub mod leases;
+pub mod lines;
+pub mod long_leases;
 pub mod workers;
 
 use std::collections::BTreeSet;
@@ -16,9 +26,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use crate::faults::Fault;
 use crate::history::Entry;
 use crate::scheduler::Bounds;
-use crate::world::World;
+use crate::world::{Profile, World};
 
 /// What happens in a scenario. A test's closure is one too: see [`embed`](crate::embed).
 pub(crate) type Play = &'static (dyn Fn(World) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync);
@@ -48,18 +59,33 @@ pub struct Goals {
     pub all: &'static [&'static str],
     /// Those that a history reaches.
     pub reached: fn(&[Entry]) -> BTreeSet<&'static str>,
+    /// Whether each kind of fault that its store can have must happen, too.
+    pub has_faults: bool,
 }
 
 impl Goals {
     /// None.
-    pub const NONE: Goals = Goals { all: &[], reached: |_| BTreeSet::new() };
+    pub const NONE: Goals = Goals { all: &[], reached: |_| BTreeSet::new(), has_faults: false };
+
+    /// All goals that a sweep on this store must reach.
+    pub fn of(&self, profile: Profile) -> impl Iterator<Item = &'static str> {
+        let has_faults = self.has_faults;
+        let faults = Fault::ALL.into_iter().filter(move |fault| has_faults && fault.is_of(profile));
+        self.all.iter().copied().chain(faults.map(Fault::goal))
+    }
 }
 
-/// All scenarios.
+/// All scenarios that what ships must survive; so the [canary] isn't among them.
 pub const SCENARIOS: &[Scenario] = &[
     workers::SCENARIO,
     burst::SCENARIO,
+    long_leases::SCENARIO,
+    sessions::SCENARIO,
     leases::SCENARIO,
+    families::SCENARIO,
+    lines::SCENARIO,
+    followers::SCENARIO,
+    drains::SCENARIO,
     incidents::dropped_handle::SCENARIO,
     incidents::await_under_lock::SCENARIO,
     incidents::no_dispatcher::SCENARIO,
@@ -86,4 +112,25 @@ impl Tempo {
 pub const RETENTION: Duration = Duration::from_secs(60);
 
 /// What one run may cost. A run that comes to rest stays far below.
-pub const BOUNDS: Bounds = Bounds { polls: 2_000_000, time: Duration::from_secs(3 * 3600) };
+pub const BOUNDS: Bounds = Bounds { polls: 2_000_000, time: Duration::from_secs(3600) };
+
+/// A scenario keeps every property, and its seeds come through what it is there for.
+#[cfg(test)]
+fn holds_and_reaches_its_goals(scenario: &Scenario) {
+    use crate::sweep::Setup;
+    use crate::world::Profile;
+
+    /// How many seeds each has in each profile.
+    const SEEDS: u64 = 200;
+    for profile in Profile::ALL {
+        let setup = Setup { scenario: *scenario, profile, flaws: Vec::new() };
+        let mut reached = BTreeSet::new();
+        for seed in 0..SEEDS {
+            let report = setup.run(seed);
+            assert!(report.violations.is_empty(), "{report}");
+            reached.extend((scenario.goals.reached)(&report.entries));
+        }
+        let missed: Vec<_> = scenario.goals.all.iter().filter(|goal| !reached.contains(*goal)).collect();
+        assert!(missed.is_empty(), "{SEEDS} seeds of {} never showed that {missed:?}", scenario.name);
+    }
+}

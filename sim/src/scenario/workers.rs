@@ -10,26 +10,35 @@ use steadfast_core::Engine;
 use steadfast_core::name::Queue;
 use steadfast_core::step::QueueLimit;
 
+use crate::history::Event;
 use crate::oracle::goals;
 use crate::world::World;
 
-use super::chaos::{Incarnation, Place};
+use super::chaos::{LEASE, Place, SWEEP};
 use super::client::{Client, LIMITED};
+use super::handler::TIMEOUT;
+use super::operator::Operator;
+use super::progress::{self, Costs};
 use super::rival::Rival;
+use super::weather::Weather;
 use super::{Goals, Scenario, Tempo};
 
 /// How many workers there are.
 pub(super) const WORKERS: u64 = 3;
 /// How long faults last.
 const STORM: Duration = Duration::from_secs(90);
+/// As a goal.
+pub(crate) const WAITS_RIGHTFULLY: &str = "at the end only what nobody can run was left";
 /// How often the run looks whether all has ended.
 const LOOK: Duration = Duration::from_secs(5);
+/// Longer than a drained worker takes: its grace, its reports and its farewell.
+pub(super) const DRAINED_WITHIN: Duration = Duration::from_secs(30);
 
 /// This scenario.
 pub const SCENARIO: Scenario = Scenario {
     name: "workers",
     about: "three workers that crash, freeze and restart; parents, slots, keys, deadlines, limits, pauses, cancels, reports, pruning, lost answers",
-    goals: Goals { all: goals::GOALS, reached: goals::reached },
+    goals: Goals { all: goals::GOALS, reached: goals::reached, has_faults: true },
     run: &|world| Box::pin(run(world)),
 };
 
@@ -44,34 +53,43 @@ async fn run(world: World) {
     let until = tokio::time::Instant::now() + STORM;
     let client = Client { node, engine };
     let (rival, tip) = Rival::new(client.clone());
+    let operator = operator(&world);
+    let weather = Weather::new(&world);
     let place = |number| Place { world: world.clone(), number, tip: tip.clone(), tempo: Tempo::PLAIN };
     let haunted = (0..WORKERS).map(|number| place(number).haunt(until));
-    let (workers, (), ()) = join3(join_all(haunted), client.clone().run(), rival.run(until)).await;
+    let beside = join3(rival.run(until), operator.run(until), weather.run(until));
+    let (workers, (), _) = join3(join_all(haunted), client.clone().run(), beside).await;
     world.heal();
     while client.pause_queue(false).await.is_err() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // The bound on this wait is the run's bound on virtual time.
-    while !all_ended(&world) {
-        tokio::time::sleep(LOOK).await;
-        // The next will make up for one that fails.
-        let _ = client.prune().await;
-    }
+    until_all_ended(&world, &client).await;
     for worker in workers.iter().flatten() {
         worker.drain.drain();
     }
-    for worker in workers.iter().flatten() {
-        leave_nothing(worker).await;
-    }
+    // Each notes what its process still knows then (P21, P22).
+    tokio::time::sleep(DRAINED_WITHIN).await;
 }
 
-pub(super) fn all_ended(world: &World) -> bool {
-    !world.history().any_task(|task| !task.state.is_terminal())
+/// Somebody who looks, retries and sets limits.
+fn operator(world: &World) -> Operator {
+    let node = world.start("operator", 100);
+    let (engine, commits) = Engine::new(node.storage(), node.clock());
+    node.spawn("committer", commits);
+    Operator(Client { node, engine })
 }
 
-/// A drained worker leaves no attempt behind (P21, P22).
-pub(super) async fn leave_nothing(worker: &Incarnation) {
-    while !worker.engine.registry().is_empty() {
-        tokio::time::sleep(LOOK).await;
+/// Until all has ended, or what is left waits rightfully.
+pub(super) async fn until_all_ended(world: &World, client: &Client) {
+    let lease = LEASE;
+    // The longest of the handler's grace, cleanup and snooze, and of the polls in between.
+    let costs = Costs { lease, sweep: SWEEP, attempt: TIMEOUT + Duration::from_secs(15) };
+    progress::until_all_ended(world, LOOK, costs, || async {
+        // The next will make up for one that fails.
+        let _ = client.prune().await;
+    })
+    .await;
+    if world.history().tasks().values().any(|task| !task.state.is_terminal()) {
+        world.record(Event::Did { what: WAITS_RIGHTFULLY });
     }
 }

@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::oracle::PROPERTIES;
-use crate::scenario::{incidents, workers};
-use crate::storage::flaws::Flaw;
 
 /// Within how many seeds each must be found.
 const SEEDS_MAX: u64 = 1_000;
@@ -78,33 +76,6 @@ fn a_run_that_is_stuck_says_who_waits_for_what() {
             ] {
                 assert!(what.contains(part), "{part:?} is missing in: {what}");
             }
-        }
-    }
-}
-
-/// Faults in what the engine decides and in what a client makes of answers; those in the store's plans are found by the
-/// package `steadfast-tests`.
-#[test]
-fn random_seeds_find_each_flaw_of_a_decision() {
-    let flaws = [
-        (Flaw::ErrorAsSuccess, workers::SCENARIO, "P14"),
-        (Flaw::PanicAsSuccess, workers::SCENARIO, "P14"),
-        (Flaw::RetryWithoutBackoff, incidents::no_dispatcher::SCENARIO, "P12"),
-        (Flaw::CancelForgotten, workers::SCENARIO, "P15"),
-        (Flaw::RescueOverwritesEnd, workers::SCENARIO, "P5"),
-        (Flaw::CommitTagIgnored, workers::SCENARIO, "P20"),
-        (Flaw::RowCacheInClient, incidents::stale_status::SCENARIO, "P7"),
-    ];
-    for (flaw, scenario, property) in flaws {
-        for profile in Profile::ALL {
-            let setup = Setup { scenario, profile, flaws: vec![flaw] };
-            let (name, store) = (flaw.as_str(), profile.as_str());
-            // Some break another property first: it is enough that this one sees the flaw too.
-            let found = (0..SEEDS_MAX)
-                .map(|seed| setup.run(seed))
-                .find(|report| report.violations.iter().any(|violation| violation.property == property));
-            let report = found.unwrap_or_else(|| panic!("{name} goes unseen by {property} on {store}"));
-            println!("{name} on {store}: seed {:?} breaks {property}", report.seed);
         }
     }
 }

@@ -11,10 +11,11 @@ use steadfast_core::name::{Slot, TaskId};
 use steadfast_core::step::{
     Batch, Head, Insert, Outcome, Receipt, Refusal, Refused, Renewal, Report, Step, Transition,
 };
-use steadfast_core::{Error, ErrorKind};
+use steadfast_core::{Error, ErrorKind, State};
 
 use crate::db::{LockMode, Mode, Rows, Select, Statement};
 
+use super::flaws::Flaw;
 use super::release::release;
 use super::rows::{RowKey, StoreRow, table};
 use super::transaction::Transaction;
@@ -179,13 +180,11 @@ async fn apply_wave(
     }
     let renewals = verdicts.open(as_renewal);
     renew(transaction, &renewals, verdicts).await?;
-    let reports = verdicts.open(as_report);
-    report::apply(transaction, &reports, verdicts).await?;
     // Before the inserts: an edge that is added now counts its parent as it is now, and must not be released again.
     let mut inserts = verdicts.open(as_insert);
     inserts.retain(|(place, _)| !is_twin(*place));
     let mut others = insert::lock_others(transaction, &inserts).await?;
-    ended.sort_unstable();
+    ended.sort_unstable_by(|one, other| one.task.cmp(&other.task));
     if release(transaction, ended, &mut verdicts.left).await? {
         // Some of them may have failed by it.
         others = insert::lock_others(transaction, &inserts).await?;
@@ -196,8 +195,17 @@ async fn apply_wave(
             verdicts.set(*place, verdict);
         }
     }
+    // After the inserts, as the adapter has it: an insert that is refused is told of the task before its report.
+    let reports = verdicts.open(as_report);
+    report::apply(transaction, &reports, verdicts).await?;
     let house = house::of(verdicts.current());
     house::apply(transaction, &house, verdicts).await?;
+    if transaction.has(Flaw::InsertLostWithItsHolder) {
+        for (place, insert) in verdicts.open(as_insert) {
+            let head = Head { state: State::Ready, rev: 0, fence: 0, cancel_requested: false };
+            verdicts.set(place, Verdict::Already(Receipt::Inserted(insert.task.id.clone(), head)));
+        }
+    }
     if !verdicts.open(as_insert).is_empty() {
         let why = "whoever was in an insert's way was gone when it was examined";
         return Err(Error::new(ErrorKind::Conflict, why));
@@ -321,7 +329,7 @@ async fn renew(
 fn refuse_renewal(renewal: &Renewal, row: Option<&StoreRow>) -> Option<Refusal> {
     let Some(row) = row else { return Some(Refusal::NotFound) };
     let task = row.as_task();
-    let holds = task.state == steadfast_core::State::Running && task.fence == renewal.fence;
+    let holds = task.state == State::Running && task.fence == renewal.fence;
     (!holds).then(|| Refusal::Stale(head(row)))
 }
 

@@ -52,11 +52,12 @@ async fn promote(transaction: &Transaction, queue: &Queue) -> Result<(), Error> 
         task.state == State::Scheduled && task.queue == queue && task.due_at <= now
     });
     let select = Select::new(due).order_by(|row| row.as_task().due_at).limit(PROMOTED_MAX);
-    let promote = Statement::select(transaction.skipping(select)).then(|rows| {
-        Next::Run(Statement::update(these(&rows), |row| {
+    let counts = !transaction.has(Flaw::PromotionKeepsRevision);
+    let promote = Statement::select(transaction.skipping(select)).then(move |rows| {
+        Next::Run(Statement::update(these(&rows), move |row| {
             row.with(|task| {
                 task.state = State::Ready;
-                task.rev += 1;
+                task.rev += u64::from(counts);
             })
         }))
     });
@@ -76,7 +77,11 @@ impl Limits {
         let early = if flawed { Some(transaction.run(running(&request.queues)).await?) } else { None };
         let keys = request.queues.iter().cloned().map(RowKey::Queue);
         let rows = Rows::by_keys(table::QUEUE, keys).filter(|row| limit(row).is_some());
-        let locked = transaction.lock(LockMode::Update, Select::new(rows)).await?;
+        let locked = if transaction.has(Flaw::LimitOutsideClaim) {
+            transaction.run(Select::new(rows).into()).await?
+        } else {
+            transaction.lock(LockMode::Update, Select::new(rows)).await?
+        };
         let by_queue = locked.iter().filter_map(limit).collect();
         Ok(Self { by_queue, early })
     }
@@ -118,7 +123,8 @@ async fn take(
     });
     let select = Select::new(ready).order_by(order).limit(limit);
     let (worker, lease, now) = (request.worker.clone(), request.lease, transaction.now());
-    let claim = Statement::select(transaction.skipping(select)).then(move |rows| {
+    let chosen = if transaction.has(Flaw::ClaimWithoutLock) { select } else { transaction.skipping(select) };
+    let claim = Statement::select(chosen).then(move |rows| {
         Next::Run(Statement::update(these(&rows), move |row| {
             row.with(|task| {
                 task.state = State::Running;

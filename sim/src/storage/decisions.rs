@@ -50,4 +50,19 @@ fn alter_transition(server: &Server, transition: &mut Transition) {
     if guard.lease_lapsed && server.has(Flaw::RescueOverwritesEnd) {
         (guard.from, guard.lease_lapsed) = (ANY, false);
     }
+    if change.request_cancel.is_some() && server.has(Flaw::CancelOverwritesEnd) {
+        *change = Change {
+            cause: Some(Cause::Cancelled),
+            error: change.request_cancel.take(),
+            ..Change::to(State::Cancelled)
+        };
+        (guard.from, guard.unless_cancel_requested) = (ANY, false);
+    }
+    if change.cause == Some(Cause::Drained) && server.has(Flaw::DrainForgetsClaimed) {
+        *change = Change { entered: change.entered, ..Change::to(State::Running) };
+        guard.unless_cancel_requested = false;
+    }
+    if guard.overdue && guard.fence.is_some() && server.has(Flaw::DeadlineByWorkersClock) {
+        guard.overdue = false;
+    }
 }

@@ -146,6 +146,6 @@ fn belongs_to(row: &StoreRow, ids: &BTreeSet<TaskId>) -> bool {
         StoreRow::Log(row) => ids.contains(&row.task),
         StoreRow::Checkpoint(row) => ids.contains(&row.task),
         StoreRow::Alias(row) => ids.contains(&row.task),
-        StoreRow::Task(_) | StoreRow::Queue(_) | StoreRow::Worker(_) => false,
+        StoreRow::Task(_) | StoreRow::Queue(_) | StoreRow::Worker(_) | StoreRow::Item(_) => false,
     }
 }

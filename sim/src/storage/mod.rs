@@ -6,6 +6,7 @@
 
 mod apply;
 mod claim;
+mod client;
 mod decisions;
 pub mod flaws;
 pub mod gate;
@@ -13,32 +14,32 @@ mod house;
 mod insert;
 mod read;
 mod release;
+mod release_flaws;
 mod report;
 pub mod rows;
 mod slots;
-mod transaction;
+pub(crate) mod transaction;
 mod transition;
 mod waves;
 
-use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use steadfast_core::name::TaskId;
 use steadfast_core::step::{Batch, Outcome};
-use steadfast_core::storage::{Answer, ClaimRequest, Claimed, Query, View};
-use steadfast_core::task::Task;
+use steadfast_core::storage::{ClaimRequest, Claimed, Query, View};
 use steadfast_core::wake::{Hints, Wake};
 use steadfast_core::{Error, ErrorKind, Storage};
 use tokio::sync::oneshot;
 
 use crate::choices::Stream;
-use crate::db::{LockMode, Rows, Select};
+use crate::db::{LockMode, Rows, Select, Statement};
+use crate::faults::{Fault, Side, Spot};
 use crate::scheduler::yield_now;
 use crate::world::{DATABASE, Node, Profile, Server};
-use flaws::Flaw;
+use client::Client;
 use transaction::Transaction;
 pub(crate) use transaction::point;
 
@@ -48,8 +49,8 @@ pub struct SimStorage {
     server: Arc<Server>,
     node: Node,
     hints: Wake,
-    /// Only for [`Flaw::RowCacheInClient`].
-    cache: Arc<Mutex<BTreeMap<TaskId, Box<Task>>>>,
+    /// Only for flaws.
+    client: Client,
 }
 
 /// What becomes of a call.
@@ -70,7 +71,8 @@ enum Fate {
 impl SimStorage {
     pub(crate) fn new(server: Arc<Server>, node: Node) -> Self {
         let hints = server.listener();
-        Self { server, node, hints, cache: Arc::default() }
+        let client = Client::new(&hints);
+        Self { server, node, hints, client }
     }
 
     /// A stranger's transaction: locks a task's row for so long, then rolls back.
@@ -78,10 +80,28 @@ impl SimStorage {
     /// # Errors
     /// If the row can't be locked in time.
     pub async fn hold(&self, task: &TaskId, time: Duration) -> Result<(), Error> {
-        let transaction = Transaction::begin(self.server.clone(), self.actor()).await?;
+        let transaction = Transaction::begin(self.server.clone(), &self.node).await?;
         let row = Rows::by_keys(rows::table::TASK, [rows::RowKey::Task(task.clone())]);
         transaction.lock(LockMode::Update, Select::new(row)).await?;
         tokio::time::sleep(time).await;
+        Ok(())
+    }
+
+    /// A stranger's transaction: writes a task's row, and dies without an end. After so long the store notices, and takes
+    /// it back.
+    ///
+    /// # Errors
+    /// If the row can't be written.
+    pub async fn write_and_die(&self, task: &TaskId, time: Duration) -> Result<(), Error> {
+        let transaction = Transaction::begin(self.server.clone(), &self.node).await?;
+        let row = Rows::by_keys(rows::table::TASK, [rows::RowKey::Task(task.clone())]);
+        let scribble = |row: &rows::StoreRow| row.with(|task| task.error = Some("scribbled".to_owned()));
+        let written = transaction.run(Statement::update(row, scribble)).await?;
+        tokio::time::sleep(time).await;
+        drop(transaction);
+        if !written.is_empty() {
+            self.server.met(Fault::DeadSession);
+        }
         Ok(())
     }
 
@@ -115,14 +135,6 @@ impl SimStorage {
         }
     }
 
-    /// What a client with an object cache makes of an answer: it prefers what it has seen of a task before.
-    fn recall(&self, query: &Query, view: View) -> View {
-        let (Query::Task(id), Answer::Task(Some(task))) = (query, &view.answer) else { return view };
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = cache.entry(id.clone()).or_insert_with(|| task.clone()).clone();
-        View { answer: Answer::Task(Some(seen)), ..view }
-    }
-
     /// Sends a call to the server's side, and lets it meet its fate.
     async fn call<T: Send + 'static>(
         &self,
@@ -136,25 +148,40 @@ impl SimStorage {
         let fate = self.fate(what, writes);
         match fate {
             Fate::Refused => {
+                self.server.met(Fault::Unavailable);
                 return Err(Error::new(ErrorKind::Unavailable, "injected: the store can't be reached"));
             }
-            Fate::Conflict => return Err(Error::new(ErrorKind::Conflict, "injected: conflict")),
+            Fate::Conflict => {
+                self.server.met(Fault::Conflict);
+                return Err(Error::new(ErrorKind::Conflict, "injected: conflict"));
+            }
             Fate::Fine | Fate::Severed | Fate::Ghost | Fate::AnswerLost | Fate::Slow => {}
         }
+        self.server.strike(Spot::Sent, self.actor(), Side::Caller).await?;
+        if self.server.is_down() {
+            return Err(Error::new(ErrorKind::Unavailable, "the database is starting up"));
+        }
+        let late = if fate == Fate::Ghost { self.late_by() } else { Duration::ZERO };
         let patience = self.server.choices.pick(Stream::Faults, "noticed after", self.actor(), 8);
         let (answer, answered) = oneshot::channel();
         let place = match self.server.profile {
             Profile::Postgres => DATABASE,
             Profile::Sqlite => self.node.id,
         };
+        let server = self.server.clone();
         self.server.scheduler.spawn(place, what, async move {
+            if !late.is_zero() {
+                tokio::time::sleep(late).await;
+            }
             let result = if fate == Fate::Severed { sever(plan, patience).await } else { Some(plan.await) };
+            server.note(fate, result.as_ref().map(Result::is_ok), answer.is_closed());
             // The caller may be gone.
             if let Some(result) = result {
                 let _ = answer.send(result);
             }
         });
-        let lost = || Error::new(ErrorKind::Unknown, "injected: the connection was lost");
+        let kind = self.server.kind_of_lost_answer();
+        let lost = || Error::new(kind, "injected: the connection was lost");
         match fate {
             Fate::Ghost => {
                 wait_a_little(patience).await;
@@ -166,10 +193,38 @@ impl SimStorage {
             }
             Fate::Slow => {
                 let result = answered.await;
+                self.server.met(Fault::SlowAnswer);
                 tokio::time::sleep(Duration::from_millis(u64::from(patience) * 200)).await;
                 result.unwrap_or_else(|_| Err(lost()))
             }
-            Fate::Fine | Fate::Refused | Fate::Conflict => answered.await.unwrap_or_else(|_| Err(lost())),
+            Fate::Fine | Fate::Refused | Fate::Conflict => {
+                let result = answered.await.unwrap_or_else(|_| Err(lost()));
+                self.server.strike(Spot::Answered, self.actor(), Side::Caller).await?;
+                result
+            }
+        }
+    }
+
+    /// How long a call is under way before it reaches the store, whose caller gives it up. No longer than a caller of
+    /// the real store would wait for its answer.
+    fn late_by(&self) -> Duration {
+        let which = self.server.choices.pick(Stream::Faults, "in doubt for", self.actor(), 6);
+        Duration::from_millis([0, 0, 20, 700, 4_000, 14_000][which as usize])
+    }
+}
+
+impl Server {
+    /// Notes what a call met.
+    fn note(&self, fate: Fate, committed: Option<bool>, given_up: bool) {
+        match (fate, committed) {
+            (Fate::Ghost, Some(true)) if given_up => self.met(Fault::InDoubt),
+            (Fate::Ghost | Fate::AnswerLost | Fate::Severed, Some(true)) => {
+                self.met(Fault::LostAfterCommit);
+            }
+            (Fate::Severed, None) => self.met(Fault::LostBeforeCommit),
+            (Fate::Fine | Fate::Refused | Fate::Conflict | Fate::Slow, _)
+            | (Fate::Ghost | Fate::AnswerLost | Fate::Severed, Some(false))
+            | (Fate::Ghost | Fate::AnswerLost, None) => {}
         }
     }
 }
@@ -197,33 +252,43 @@ async fn wait_a_little(patience: u32) {
 
 impl Storage for SimStorage {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, Error> {
-        let (server, actor, request) = (self.server.clone(), self.actor(), request.clone());
+        if let Some(due) = self.client.claims_later(&self.server) {
+            return Ok(Claimed { tasks: Vec::new(), next_due: due });
+        }
+        let (server, node, asked) = (self.server.clone(), self.node.clone(), request.clone());
         let plan = async move {
-            let transaction = Transaction::begin(server, actor).await?;
-            Box::pin(claim::claim(transaction, &request)).await
+            let transaction = Transaction::begin(server, &node).await?;
+            Box::pin(claim::claim(transaction, &asked)).await
         };
-        self.call("claim", true, plan).await
+        let claimed = self.call("claim", true, plan).await;
+        self.client.has_claimed(&self.server, &claimed);
+        claimed
     }
 
     async fn apply(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
-        let (server, actor, batches) =
-            (self.server.clone(), self.actor(), decisions::alter(&self.server, batches));
+        let mut batches = decisions::alter(&self.server, batches);
+        self.client.sends(&self.server, &self.node, &mut batches).await;
+        let sent = self.client.remembers(&self.server, &batches);
+        let (server, node) = (self.server.clone(), self.node.clone());
         let plan = async move {
-            let transaction = Transaction::begin(server, actor).await?;
+            let transaction = Transaction::begin(server, &node).await?;
             // Boxed where it is made: it is large, and a plan is moved on its way to the scheduler.
             Box::pin(apply::apply(transaction, &batches)).await
         };
-        self.call("apply", true, plan).await
+        let outcomes = self.call("apply", true, plan).await;
+        self.client.is_answered(sent, &outcomes);
+        outcomes
     }
 
     async fn read(&self, query: &Query) -> Result<View, Error> {
-        let (server, actor, asked) = (self.server.clone(), self.actor(), query.clone());
+        let (server, node, asked) = (self.server.clone(), self.node.clone(), query.clone());
         let plan = async move {
-            transaction::point(&server, "read", actor).await;
-            Ok(read::read(&server, &asked))
+            transaction::point(&server, "read", node.number()).await;
+            let lapsed_by = server.lapsed_by(&node);
+            Ok(read::read(&server, &asked, lapsed_by))
         };
         let view = self.call("read", false, plan).await?;
-        Ok(if self.server.has(Flaw::RowCacheInClient) { self.recall(query, view) } else { view })
+        Ok(self.client.understands(&self.server, query, view))
     }
 
     fn hints(&self) -> Hints {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use steadfast_core::State;
 use steadfast_core::name::{Queue, TaskId};
 use steadfast_core::step::Head;
 use steadfast_core::storage::{Answer, Lapsed, Query, QueueStats, Stats, TaskFilter, View, Worker};
 use steadfast_core::task::{Checkpoint, Fence, LogEntry, Parent, Task};
+use steadfast_core::{State, Timestamp};
 
 use crate::db::Table;
 use crate::world::Server;
@@ -15,8 +15,8 @@ use crate::world::Server;
 use super::apply::head;
 use super::rows::{StoreRow, table};
 
-/// Answers a query from what is committed.
-pub(super) fn read(server: &Server, query: &Query) -> View {
+/// Answers a query from what is committed. Leases are judged by the time given.
+pub(super) fn read(server: &Server, query: &Query, lapsed_by: Timestamp) -> View {
     let answer = match query {
         Query::Task(id) => Answer::Task(named(server, id).map(|row| Box::new(row.as_task().clone()))),
         Query::Tasks(filter) => Answer::Tasks(list(server, filter)),
@@ -38,7 +38,7 @@ pub(super) fn read(server: &Server, query: &Query) -> View {
         Query::Heads(ids) => {
             Answer::Heads(ids.iter().filter_map(|id| Some((id.clone(), head(&find(server, id)?)))).collect())
         }
-        Query::Lapsed { limit } => Answer::Lapsed(lapsed(server, *limit)),
+        Query::Lapsed { limit } => Answer::Lapsed(lapsed(server, *limit, lapsed_by)),
     };
     View { store: server.store.clone(), as_of: server.now(), answer }
 }
@@ -87,7 +87,9 @@ fn parents(server: &Server, id: &TaskId) -> Vec<(Parent, Option<State>)> {
     let of_child = edges.iter().map(StoreRow::as_edge).filter(|edge| edge.child == *id);
     of_child
         .map(|edge| {
-            let state = find(server, &edge.parent).map(|row| row.as_task().state);
+            // Whoever has the id of a parent that was forgotten is another task.
+            let parent = find(server, &edge.parent).filter(|_| !edge.gone);
+            let state = parent.map(|row| row.as_task().state);
             (Parent { id: edge.parent.clone(), on_failure: edge.on_failure }, state)
         })
         .collect()
@@ -170,8 +172,7 @@ fn stats(server: &Server, stale: Duration, stuck: Duration) -> Stats {
     Stats { queues: queues.into_values().collect() }
 }
 
-fn lapsed(server: &Server, limit: u32) -> Vec<Lapsed> {
-    let now = server.now();
+fn lapsed(server: &Server, limit: u32, now: Timestamp) -> Vec<Lapsed> {
     let mut found: Vec<Lapsed> = rows(server, table::TASK)
         .iter()
         .map(StoreRow::as_task)

@@ -11,23 +11,27 @@ use steadfast_core::{Cause, Error, State, Timestamp};
 
 use crate::db::{LockMode, Rows, Select, Statement};
 
-use super::rows::{RowKey, StoreRow, table};
+use super::flaws::Flaw;
+use super::release_flaws::by_not_exists;
+use super::rows::{EdgeRow, RowKey, StoreRow, table};
 use super::transaction::Transaction;
 
 /// A task that ended in this transaction.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone)]
 pub(super) struct Ended {
     pub(super) task: TaskId,
     pub(super) state: State,
     /// The slot that it held, or waited for.
     pub(super) slot: Option<Slot>,
+    /// The edges to its children, where a specimen has looked them up in the statement that ended it.
+    pub(super) edges: Option<Vec<EdgeRow>>,
 }
 
 /// What an ended parent means for a child.
 #[derive(Debug, Clone, Default)]
-struct Release {
+pub(super) struct Release {
     satisfied: u32,
-    failed_parent: Option<(TaskId, State)>,
+    pub(super) failed_parent: Option<(TaskId, State)>,
 }
 
 /// Releases the children of ended tasks, and theirs in turn where one fails. Says whether there were any. Notes the slots
@@ -48,10 +52,15 @@ pub(super) async fn release(
             let edge = row.as_edge();
             of.contains_key(&edge.parent) && !edge.gone
         });
-        let edges = transaction.run(Select::new(edges).into()).await?;
+        let folded = ended.iter().filter_map(|ended| ended.edges.as_ref());
+        let edges: Vec<EdgeRow> = if ended.iter().all(|ended| ended.edges.is_some()) {
+            folded.flatten().cloned().collect()
+        } else {
+            let edges = transaction.run(Select::new(edges).into()).await?;
+            edges.iter().map(|row| row.as_edge().clone()).collect()
+        };
         let mut releases: BTreeMap<TaskId, Release> = BTreeMap::new();
         for row in &edges {
-            let row = row.as_edge();
             let state = parents[&row.parent];
             let release = releases.entry(row.child.clone()).or_default();
             match edge(state, row.on_failure) {
@@ -70,25 +79,40 @@ pub(super) async fn release(
         let rows = || {
             Rows::by_keys(table::TASK, children.clone()).filter(|row: &StoreRow| row.is_in(State::Blocked))
         };
-        transaction.lock(LockMode::NoKeyUpdate, Select::new(rows())).await?;
         let now = transaction.now();
-        let update = Statement::update(rows(), move |row| released(row, &releases[&row.as_task().id], now));
-        let changed = transaction.run(update).await?;
+        let first_releases = transaction.has(Flaw::FirstParentReleases);
+        let update = |releases: BTreeMap<TaskId, Release>| {
+            Statement::update(rows(), move |row| {
+                released(row, &releases[&row.as_task().id], first_releases, now)
+            })
+        };
+        let changed = if transaction.has(Flaw::FanInByNotExists) {
+            transaction.run(by_not_exists(rows(), releases, now)).await?
+        } else {
+            transaction.lock(LockMode::NoKeyUpdate, Select::new(rows())).await?;
+            transaction.run(update(releases)).await?
+        };
         ended = changed
             .iter()
             .map(StoreRow::as_task)
             .filter(|task| task.state.is_terminal())
-            .map(|task| Ended { task: task.id.clone(), state: task.state, slot: task.slot.clone() })
+            .map(|task| Ended {
+                task: task.id.clone(),
+                state: task.state,
+                slot: task.slot.clone(),
+                edges: None,
+            })
             .collect();
         left.extend(ended.iter().filter_map(|ended| ended.slot.clone()));
     }
     Ok(any)
 }
 
-fn released(row: &StoreRow, release: &Release, now: Timestamp) -> StoreRow {
+/// A child after its parents' end. `first_releases`: whatever it still waits for.
+pub(super) fn released(row: &StoreRow, release: &Release, first_releases: bool, now: Timestamp) -> StoreRow {
     row.with(|task| {
         task.rev += 1;
-        task.parents_pending -= release.satisfied;
+        task.parents_pending -= if first_releases { task.parents_pending } else { release.satisfied };
         if let Some((parent, state)) = &release.failed_parent {
             task.state = State::Failed;
             task.cause = Some(Cause::DependencyFailed);

@@ -95,7 +95,14 @@ async fn give_aliases(
     let new = live.iter().filter(|(_, _, alias)| !ids.contains_key(*alias)).map(|(_, report, alias)| {
         StoreRow::Alias(AliasRow { alias: (*alias).clone(), task: report.task.clone() })
     });
-    transaction.run(Statement::insert_or_nothing(new.collect::<Vec<_>>())).await?;
+    let new: Vec<StoreRow> = new.collect();
+    if transaction.has(Flaw::AliasTakenOver) {
+        for row in new {
+            transaction.upsert(row.clone(), move |_| row.clone()).await?;
+        }
+    } else {
+        transaction.run(Statement::insert_or_nothing(new)).await?;
+    }
     let keys = live.iter().map(|(_, _, alias)| RowKey::Alias((*alias).clone()));
     let found = transaction.run(Select::new(Rows::by_keys(table::ALIAS, keys)).into()).await?;
     let taken = live.iter().filter_map(|(place, report, alias)| {
@@ -122,7 +129,7 @@ async fn add_rows(transaction: &Transaction, reports: &[&Report], now: Timestamp
         })
     });
     let lines: Vec<StoreRow> = lines.collect();
-    if !lines.is_empty() {
+    if !lines.is_empty() && !transaction.has(Flaw::ReportNotKept) {
         transaction.run(Statement::insert_or_nothing(lines)).await?;
     }
     let checkpoints = reports.iter().flat_map(|report| {

@@ -29,6 +29,10 @@ pub mod table {
     pub const ALIAS: Table = Table(6);
     /// Workers.
     pub const WORKER: Table = Table(7);
+    /// What users' sessions keep.
+    pub const ITEM: Table = Table(8);
+    /// How many there are.
+    pub const COUNT: u8 = 9;
 }
 
 /// A row.
@@ -50,6 +54,17 @@ pub enum StoreRow {
     Alias(AliasRow),
     /// A worker.
     Worker(Arc<Worker>),
+    /// What a user's session keeps.
+    Item(Arc<ItemRow>),
+}
+
+/// A value that a user's session keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ItemRow {
+    /// Its name.
+    pub key: String,
+    /// What it is.
+    pub value: Vec<u8>,
 }
 
 /// A task, and its place in the order of arrival.
@@ -149,6 +164,8 @@ pub enum RowKey {
     Alias(TaskId),
     /// Of a worker.
     Worker(WorkerId),
+    /// Of a value of a user's session.
+    Item(String),
 }
 
 /// A key of another unique index. Both indexes are partial.
@@ -174,6 +191,7 @@ impl Row for StoreRow {
             StoreRow::Checkpoint(_) => table::CHECKPOINT,
             StoreRow::Alias(_) => table::ALIAS,
             StoreRow::Worker(_) => table::WORKER,
+            StoreRow::Item(_) => table::ITEM,
         }
     }
 
@@ -187,6 +205,7 @@ impl Row for StoreRow {
             StoreRow::Checkpoint(row) => RowKey::Checkpoint(row.task.clone(), row.checkpoint.name.clone()),
             StoreRow::Alias(row) => RowKey::Alias(row.alias.clone()),
             StoreRow::Worker(row) => RowKey::Worker(row.id.clone()),
+            StoreRow::Item(row) => RowKey::Item(row.key.clone()),
         }
     }
 
@@ -228,7 +247,8 @@ impl Row for StoreRow {
             | StoreRow::Log(_)
             | StoreRow::Checkpoint(_)
             | StoreRow::Alias(_)
-            | StoreRow::Worker(_) => Ok(()),
+            | StoreRow::Worker(_)
+            | StoreRow::Item(_) => Ok(()),
         }
     }
 }
@@ -286,6 +306,14 @@ impl StoreRow {
         match self {
             StoreRow::Alias(row) => row,
             other => unreachable!("a row of the table of aliases, not {other:?}"),
+        }
+    }
+
+    /// The value in a row that a statement on the table of users' values answered.
+    pub fn as_item(&self) -> &ItemRow {
+        match self {
+            StoreRow::Item(row) => row,
+            other => unreachable!("a row of the table of items, not {other:?}"),
         }
     }
 

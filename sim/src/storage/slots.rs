@@ -33,8 +33,13 @@ pub(super) async fn promote(transaction: &Transaction, left: BTreeSet<Slot>) -> 
         }
     }
     let now = transaction.now();
+    let rank = if transaction.has(Flaw::LastInLineFirst) {
+        |row: &StoreRow| u64::MAX - row.arrival()
+    } else {
+        StoreRow::arrival
+    };
     let promote = Statement::select(in_slots(left))
-        .then(move |rows| Next::Run(hand_over(first_of_each(&rows, &BTreeSet::new()), now)));
+        .then(move |rows| Next::Run(hand_over(first_of_each(&rows, &BTreeSet::new(), rank), now)));
     transaction.run(promote).await.map(|_| ())
 }
 
@@ -47,7 +52,7 @@ pub(super) fn promoting(ends: Statement<StoreRow>, now: Timestamp) -> Statement<
         let left = ended.iter().filter_map(|task| task.slot.clone()).collect();
         let ids: BTreeSet<TaskId> = ended.iter().map(|task| task.id.clone()).collect();
         Next::Run(Statement::select(in_slots(left)).then(move |rows| {
-            let promote = hand_over(first_of_each(&rows, &ids), now);
+            let promote = hand_over(first_of_each(&rows, &ids, StoreRow::arrival), now);
             Next::Run(promote.then(move |_| Next::Answer(changed)))
         }))
     })
@@ -61,15 +66,15 @@ fn in_slots(slots: BTreeSet<Slot>) -> Select<StoreRow> {
     }))
 }
 
-/// The first in the order of arrival of those that wait for each slot without a holder. `ended` don't hold any more.
-fn first_of_each(rows: &[StoreRow], ended: &BTreeSet<TaskId>) -> Vec<RowKey> {
+/// The first by rank of those that wait for each slot without a holder. `ended` don't hold any more.
+fn first_of_each(rows: &[StoreRow], ended: &BTreeSet<TaskId>, rank: fn(&StoreRow) -> u64) -> Vec<RowKey> {
     let live = || rows.iter().filter(|row| !ended.contains(&row.as_task().id));
     let held: BTreeSet<&Slot> = live().filter_map(|row| held_slot(row.as_task())).collect();
     let mut first: BTreeMap<&Slot, &StoreRow> = BTreeMap::new();
     for row in live() {
         let Some(slot) = awaited_slot(row.as_task()).filter(|slot| !held.contains(slot)) else { continue };
         let earliest = first.entry(slot).or_insert(row);
-        if row.arrival() < earliest.arrival() {
+        if rank(row) < rank(earliest) {
             *earliest = row;
         }
     }

@@ -11,8 +11,9 @@ use crate::choices::Stream;
 use crate::db::{
     Begin, Db, Ended, ErrorClass, LockMode, Mode, Progress, Row, Rows, Select, SessionId, Statement,
 };
+use crate::faults::{Fault, Side, Spot};
 use crate::scheduler::yield_now;
-use crate::world::Server;
+use crate::world::{Node, Server};
 
 use super::flaws::Flaw;
 use super::rows::{RowKey, StoreRow};
@@ -30,48 +31,68 @@ pub(super) struct Transaction {
     session: SessionId,
     actor: u64,
     over: bool,
+    client: Node,
+    /// Rises from one that begins to the next. Only for [`Flaw::IdCursorReader`].
+    number: u64,
 }
 
 impl Transaction {
     /// Begins a transaction that writes, or, in SQLite mode, waits for its turn to.
-    pub(super) async fn begin(server: Arc<Server>, actor: u64) -> Result<Self, Error> {
+    pub(super) async fn begin(server: Arc<Server>, client: &Node) -> Result<Self, Error> {
         let session = server.db().connect();
-        let transaction = Self { server, session, actor, over: false };
+        let number = if server.has(Flaw::IdCursorReader) { server.next_seq() } else { 0 };
+        let (actor, client) = (client.number(), client.clone());
+        let transaction = Self { server, session, client, actor, over: false, number };
         let begin = match transaction.server.db().mode() {
+            Mode::Postgres if transaction.has(Flaw::RepeatableRead) => Begin::RepeatableRead,
             Mode::Postgres => Begin::ReadCommitted,
             Mode::Sqlite => Begin::Immediate,
         };
-        let mut turns = transaction.server.turns();
-        let mut timeout = None;
+        let mut waiting = None;
         loop {
             transaction.point("begin").await;
             let begun = transaction.server.db().begin(session, begin);
             match begun {
                 Ok(()) => return Ok(transaction),
-                Err(ErrorClass::Busy) => {}
-                Err(error) => return Err(classed(error)),
-            }
-            // The real one asks again and again; here it is woken whenever somebody may have let go.
-            let timeout = timeout.get_or_insert_with(|| Box::pin(tokio::time::sleep(BUSY_TIMEOUT)));
-            if let Either::Right(_) = select(std::pin::pin!(turns.wait()), timeout).await {
-                return Err(Error::new(ErrorKind::Contended, "another process kept the file locked"));
+                Err(ErrorClass::Busy) => {
+                    let (turns, patience) = waiting.get_or_insert_with(|| {
+                        (transaction.server.turns(), Box::pin(tokio::time::sleep(BUSY_TIMEOUT)))
+                    });
+                    let turn = std::pin::pin!(turns.wait());
+                    if let Either::Right(_) = select(turn, patience.as_mut()).await {
+                        break;
+                    }
+                }
+                Err(error) => return Err(transaction.server.failed(error)),
             }
         }
+        transaction.server.met(Fault::Busy);
+        Err(Error::new(ErrorKind::Contended, "another process kept the file locked"))
     }
 
     /// Runs a statement to its answer.
     pub(super) async fn run(&self, statement: Statement<StoreRow>) -> Result<Vec<StoreRow>, Error> {
         self.point("statement").await;
-        let progress = self.server.db().start(self.session, statement);
+        self.server.strike(Spot::Statement, self.actor, Side::Store).await?;
+        let progress = {
+            let mut db = self.server.db();
+            if !db.is_alive(self.session) {
+                return Err(gone());
+            }
+            db.start(self.session, statement)
+        };
         let answer = match progress {
             Progress::Done(answer) => answer,
-            Progress::Waiting => self.wait().await,
+            Progress::Waiting => {
+                self.server.strike(Spot::LockWait, self.actor, Side::Store).await?;
+                self.wait().await?
+            }
         };
         if answer.is_err() {
             // A failed statement has freed its locks.
             self.server.progress();
         }
-        answer.map_err(classed)
+        answer.map_err(|class| self.server.failed(class))
     }
 
     /// Selects, and locks the rows where the database has row locks: SQLite's only writer needs none.
@@ -112,20 +133,23 @@ impl Transaction {
         Ok(())
     }
 
-    async fn wait(&self) -> Result<Vec<StoreRow>, ErrorClass> {
+    async fn wait(&self) -> Result<Result<Vec<StoreRow>, ErrorClass>, Error> {
         let mut turns = self.server.turns();
         let timeout = tokio::time::sleep(LOCK_TIMEOUT);
         let mut timeout = std::pin::pin!(timeout);
         loop {
             let progress = {
                 let mut db = self.server.db();
+                if !db.is_alive(self.session) {
+                    return Err(gone());
+                }
                 let may = db.runnable().any(|session| session == self.session);
                 may.then(|| db.resume(self.session))
             };
             match progress {
                 Some(Progress::Done(answer)) => {
                     self.server.progress();
-                    return answer;
+                    return Ok(answer);
                 }
                 // It stands elsewhere in the queues now: others may have become first.
                 Some(Progress::Waiting) => self.server.progress(),
@@ -133,7 +157,11 @@ impl Transaction {
             }
             let turn = std::pin::pin!(turns.wait());
             if let Either::Right(_) = select(turn, timeout.as_mut()).await {
-                return self.server.db().fail(self.session, ErrorClass::LockTimeout);
+                let mut db = self.server.db();
+                if !db.is_alive(self.session) {
+                    return Err(gone());
+                }
+                return Ok(db.fail(self.session, ErrorClass::LockTimeout));
             }
         }
     }
@@ -143,6 +171,10 @@ impl Transaction {
         self.point("commit").await;
         if self.server.gate.as_ref().is_some_and(|gate| gate.is_abandoned(self.actor)) {
             return Err(Error::new(ErrorKind::Unavailable, "abandoned at the gate"));
+        }
+        self.server.strike(Spot::Commit, self.actor, Side::Store).await?;
+        if let Some(full) = self.disk_error() {
+            return Err(self.server.failed(full));
         }
         self.over = true;
         let is_taken_back = self.has(Flaw::CommitTagIgnored)
@@ -155,24 +187,41 @@ impl Transaction {
         }
         let ended = {
             let mut db = self.server.db();
+            if !db.is_alive(self.session) {
+                return Err(gone());
+            }
             let written: Vec<StoreRow> = db.written(self.session).into_iter().cloned().collect();
             let deleted: Vec<RowKey> = db.deleted(self.session).into_iter().map(|(_, key)| key).collect();
             let ended = db.commit(self.session);
             db.kill(self.session);
             drop(db);
             if ended == Ended::Committed {
+                if self.has(Flaw::IdCursorReader) {
+                    self.server.number_changes(&written, self.number);
+                }
                 self.server.committed(&written, &deleted);
             }
             ended
         };
         self.server.progress();
         match ended {
-            Ended::Committed => Ok(()),
+            Ended::Committed => self.server.strike(Spot::Committed, self.actor, Side::Store).await,
             Ended::RolledBack | Ended::NoTransaction => Err(Error::new(
                 ErrorKind::Broken,
                 "COMMIT answered ROLLBACK: a failed statement was overlooked",
             )),
         }
+    }
+
+    /// Why the commit fails, if the disk is full and there is something to write.
+    fn disk_error(&self) -> Option<ErrorClass> {
+        if !self.server.is_disk_full() {
+            return None;
+        }
+        let db = self.server.db();
+        let wrote = db.is_alive(self.session)
+            && !(db.written(self.session).is_empty() && db.deleted(self.session).is_empty());
+        self.server.disk_error(wrote)
     }
 
     /// Which database this is.
@@ -183,6 +232,11 @@ impl Transaction {
     /// The store's clock.
     pub(super) fn now(&self) -> Timestamp {
         self.server.now()
+    }
+
+    /// The time by which leases are judged.
+    pub(super) fn lapsed_by(&self) -> Timestamp {
+        self.server.lapsed_by(&self.client)
     }
 
     /// A number that rises with every insert.
@@ -215,14 +269,25 @@ impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.over {
             let db: &mut Db<StoreRow> = &mut self.server.db();
-            db.kill(self.session);
+            if db.is_alive(self.session) {
+                db.kill(self.session);
+                if self.server.has(Flaw::ConnectionLeak) {
+                    // What was rolled back is forgotten, but nobody closes the connection.
+                    db.connect();
+                }
+            }
             self.server.progress();
         }
     }
 }
 
+/// The database crashed under an open transaction, and nothing of it is left.
+fn gone() -> Error {
+    Error::new(ErrorKind::Unknown, "the connection was lost: the database crashed")
+}
+
 /// Classes an error as the adapters do at their edge.
-fn classed(error: ErrorClass) -> Error {
+pub(crate) fn classed(error: ErrorClass) -> Error {
     let kind = match error {
         ErrorClass::SerializationFailure | ErrorClass::Deadlock | ErrorClass::BusySnapshot => {
             ErrorKind::Conflict

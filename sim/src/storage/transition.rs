@@ -8,11 +8,12 @@ use steadfast_core::step::{Change, Guard, Receipt, Refusal, Transition};
 use steadfast_core::task::{Attempt, Task};
 use steadfast_core::{Cause, Error, State, Timestamp};
 
-use crate::db::{Rows, Select, Statement};
+use crate::db::{Row, Rows, Select, Statement};
 
 use super::apply::{Place, Verdict, Verdicts, by_id, head};
 use super::flaws::Flaw;
 use super::release::Ended;
+use super::release_flaws;
 use super::rows::{AttemptRow, RowKey, StoreRow, table};
 use super::slots;
 use super::transaction::Transaction;
@@ -34,11 +35,23 @@ pub(super) async fn apply(
     let (guards, changes) = (by_task.clone(), by_task.clone());
     let rows = Rows::by_keys(table::TASK, by_task.keys().cloned().map(RowKey::Task))
         .filter(move |row: &StoreRow| holds(&guards[&row.as_task().id].guard, row.as_task(), now, flaws));
-    let mut update = Statement::update(rows, move |row| moved(row, &changes[&row.as_task().id], now));
+    let forgets_fence = transaction.has(Flaw::FenceResetOnRelease);
+    let mut update = Statement::update(rows, move |row| {
+        let moved = moved(row, &changes[&row.as_task().id], now);
+        if forgets_fence && row.is_in(State::Running) && moved.as_task().state.is_waiting() {
+            return moved.with(|task| task.fence = 0);
+        }
+        moved
+    });
     if transaction.has(Flaw::PromotionInStatementOfEnd) {
         update = slots::promoting(update, now);
     }
-    let applied = by_id(transaction.run(update).await?);
+    let folded = transaction.has(Flaw::ReleaseInStatementOfEnd);
+    if folded {
+        update = release_flaws::releasing(update);
+    }
+    let (tasks, edges) = release_flaws::parted(transaction.run(update).await?);
+    let applied = by_id(tasks);
 
     let mut ended = Vec::new();
     let mut history = Vec::new();
@@ -52,7 +65,9 @@ pub(super) async fn apply(
         let task = row.as_task();
         if task.state.is_terminal() {
             let slot = task.slot.clone().filter(|_| !transaction.has(Flaw::PromotionInStatementOfEnd));
-            ended.push(Ended { task: task.id.clone(), state: task.state, slot });
+            let of_parent = || edges.iter().filter(|edge| edge.parent == task.id).cloned().collect();
+            let edges = folded.then(of_parent);
+            ended.push(Ended { task: task.id.clone(), state: task.state, slot, edges });
         } else if transition.guard.from.contains(State::Running) && task.state.is_waiting() {
             history.push(attempt_of(task, transition, now));
         }
@@ -113,6 +128,9 @@ async fn examine(
         let verdict = match found.get(&transition.task) {
             None => Verdict::Refused(Refusal::NotFound),
             Some(row) if row.as_task().mark == transition.mark || was_attempt(transition) => {
+                if row.as_task().state.is_terminal() && transaction.has(Flaw::RepeatedEndIsWritten) {
+                    transaction.run(Statement::update(these([row.key()]), StoreRow::clone)).await?;
+                }
                 Verdict::Already(Receipt::Moved(head(row)))
             }
             Some(row) => Verdict::Refused(Refusal::Stale(head(row))),
@@ -122,12 +140,18 @@ async fn examine(
     Ok(())
 }
 
+fn these(keys: impl IntoIterator<Item = RowKey>) -> Rows<StoreRow> {
+    Rows::by_keys(table::TASK, keys)
+}
+
 /// The guards that a specimen leaves out.
 #[derive(Clone, Copy)]
 struct GuardFlaws {
     unfenced: bool,
     ignores_lease: bool,
     ignores_cancel: bool,
+    /// By which time leases are judged.
+    lapsed_by: Timestamp,
 }
 
 impl GuardFlaws {
@@ -136,6 +160,7 @@ impl GuardFlaws {
             unfenced: transaction.has(Flaw::UnfencedTransition),
             ignores_lease: transaction.has(Flaw::UncheckedLeaseOnReclaim),
             ignores_cancel: transaction.has(Flaw::RetryIgnoresCancel),
+            lapsed_by: transaction.lapsed_by(),
         }
     }
 }
@@ -143,7 +168,7 @@ impl GuardFlaws {
 fn holds(guard: &Guard, task: &Task, now: Timestamp, flaws: GuardFlaws) -> bool {
     let fence = guard.fence.is_none_or(|fence| fence == task.fence) || flaws.unfenced;
     let cancel = !guard.unless_cancel_requested || task.cancel.is_none() || flaws.ignores_cancel;
-    let lapsed = task.lease_expires_at.is_some_and(|expires| expires <= now);
+    let lapsed = task.lease_expires_at.is_some_and(|expires| expires <= flaws.lapsed_by);
     let lease = !guard.lease_lapsed || lapsed || flaws.ignores_lease;
     let overdue = !guard.overdue || task.deadline_at.is_some_and(|deadline| deadline <= now);
     guard.from.contains(task.state) && fence && cancel && lease && overdue
@@ -161,8 +186,10 @@ fn moved(row: &StoreRow, transition: &Transition, now: Timestamp) -> StoreRow {
         task.mark = transition.mark;
         task.attempt = task.attempt.saturating_sub(u32::from(*give_back_attempt));
         task.rescues += u32::from(*rescue);
-        if *to == State::Scheduled {
-            task.due_at = now + *delay;
+        match to {
+            State::Scheduled => task.due_at = now + *delay,
+            State::Ready => task.due_at = task.due_at.min(now),
+            State::Blocked | State::Running | State::Succeeded | State::Failed | State::Cancelled => {}
         }
         if *to != State::Running {
             task.lease_expires_at = None;

@@ -26,6 +26,7 @@ super::cases! { "transition", 1,
     "ErrorKind::Rejected" => a_nul_in_a_text_is_rejected_with_its_whole_call,
     "ErrorKind::Rejected" => an_output_over_64_mib_is_rejected_with_its_whole_call,
     "P12: not before its backoff" => a_retry_waits_by_the_stores_clock,
+    "P12: not before it is due" => what_is_made_ready_before_its_time_is_due,
     "Change: entered" => a_settling_says_when_its_handler_was_entered,
     "rule 10: revisions" => every_change_raises_the_revision_by_one,
     "P21: released at once" => an_attempt_given_back_is_claimable_at_once,
@@ -366,6 +367,20 @@ async fn a_retry_waits_by_the_stores_clock<S: Storage>(bench: &Bench<S>) {
     assert_eq!((claimed.tasks.len(), claimed.next_due), (0, Some(Duration::from_micros(1))));
     bench.clock.advance(Duration::from_micros(1));
     assert_eq!(bench.claim_in("a").await.attempt, 2);
+    assert_eq!(bench.task("a").await.due_at, due_at);
+}
+
+async fn what_is_made_ready_before_its_time_is_due<S: Storage>(bench: &Bench<S>) {
+    bench.bring("a", State::Scheduled).await;
+    let (due_at, seen) = (bench.task("a").await.due_at, bench.task("a").await.fence);
+    assert!(due_at > bench.now());
+    moved(bench.send(Step::Transition(decide::hasten(&id("a"), seen))).await);
+    assert_eq!(bench.task("a").await.due_at, bench.now());
+    bench.clock.advance(Duration::from_secs(5));
+    // Given back, it keeps its place.
+    let due_at = bench.task("a").await.due_at;
+    let lease = bench.claim_in("a").await;
+    moved(bench.send(Step::Transition(decide::give_back(&lease, None))).await);
     assert_eq!(bench.task("a").await.due_at, due_at);
 }
 

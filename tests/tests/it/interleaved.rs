@@ -1,5 +1,5 @@
 //! Known interleavings of two calls, on the adapter's statements and on the simulated plans: see
-//! `steadfast_tests::certification::interleaved`.
+//! `steadfast_certify::interleaved`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

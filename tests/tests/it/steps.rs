@@ -1,13 +1,9 @@
-//! The simulated storage against the adapters: see `steadfast_tests::certification::serial`.
-
-use std::time::Duration;
+//! The simulated storage against the adapters: see `steadfast_certify::serial`.
 
 use steadfast_core::time::ManualClock;
 use steadfast_postgres::PostgresStorage;
-use steadfast_sim::choices::Choices;
-use steadfast_sim::scheduler::{Bounds, Scheduler};
-use steadfast_sim::world::{Kind, Profile, World};
-use steadfast_sqlite::{Options, SqliteStorage};
+use steadfast_sim::world::Profile;
+use steadfast_tests::certification::doubles::{drawn, on_double};
 use steadfast_tests::certification::serial::{self, CALLS, Compared, Measure, Played, START, Style};
 use steadfast_tests::postgres_server::PostgresServer;
 use steadfast_tests::postgres_session::PostgresSession;
@@ -22,29 +18,6 @@ fn programs() -> std::ops::Range<u64> {
         None => 0..number(&wanted),
         Some((first, end)) => number(first)..number(end),
     }
-}
-
-/// Draws a program on SQLite in memory: every other one has large calls.
-async fn drawn(seed: u64) -> (Style, Played) {
-    let style = if seed.is_multiple_of(2) { Style::Plain } else { Style::Rich };
-    let clock = ManualClock::at(START);
-    let options = Options { clock: Some(clock.clone()), ..Options::in_memory() };
-    let store = SqliteStorage::open(options).expect("the store opens");
-    (style, serial::draw(seed, style, &store, &clock).await)
-}
-
-fn on_simulated(program: &Played, profile: Profile) -> Played {
-    let choices = Choices::from_seed(1);
-    let scheduler = Scheduler::new(choices.clone(), 0);
-    let clock = ManualClock::at(START);
-    let kind = Kind { clock: Some(clock.clone()), ..Kind::of(profile) };
-    let store = World::on(scheduler.clone(), choices, kind).start("client", 100).storage();
-    let program = program.clone();
-    let bounds = Bounds { polls: 1_000_000, time: Duration::from_secs(3_600) };
-    let replay = async move { serial::replay(&program, &store, &clock).await };
-    // The scheduler brings a runtime of its own.
-    let run = || scheduler.run(bounds, replay).expect("nothing waits for ever");
-    std::thread::scope(|scope| scope.spawn(run).join().expect("the plan doesn't panic"))
 }
 
 /// Collects where storages differ, and fails at the end.
@@ -85,7 +58,7 @@ async fn serial_step_programs_agree_on_sqlite_and_its_double() {
     let mut differences = Differences::default();
     for seed in programs() {
         let (_, played) = drawn(seed).await;
-        let simulated = on_simulated(&played, Profile::Sqlite);
+        let simulated = on_double(&played, Profile::Sqlite);
         differences.compare(seed, "SQLite and its double", &played, &simulated, Measure::InOutcomes);
     }
     differences.report("SQLite and its double");
@@ -104,13 +77,11 @@ async fn serial_step_programs_agree_on_postgres_and_its_double_and_on_sqlite() {
     let mut differences = Differences::default();
     for seed in programs() {
         let (style, played) = drawn(seed).await;
-        let emptied = beside.query(
-            "truncate steadfast.task, steadfast.edge, steadfast.attempt, steadfast.queue restart identity",
-        );
+        let emptied = beside.query(&serial::empty_postgres("steadfast"));
         assert_eq!(emptied.expect("the server is there").message, None);
         clock.set(START);
         let real = serial::replay(&played, &store, &clock).await;
-        let simulated = on_simulated(&played, Profile::Postgres);
+        let simulated = on_double(&played, Profile::Postgres);
         differences.compare(seed, "PostgreSQL and its double", &real, &simulated, Measure::Exactly);
         if style == Style::Plain {
             differences.compare(seed, "SQLite and PostgreSQL", &played, &real, Measure::InOutcomes);

@@ -2,6 +2,7 @@
 //! and shows what came of it.
 
 mod bench;
+mod certify;
 mod run;
 mod specimens;
 mod sweep;
@@ -15,9 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use steadfast::StoreUrl;
 use steadfast_sim::capsule::{CapsuleError, find};
 use steadfast_sim::oracle::Violation;
-use steadfast_sim::scenario::{SCENARIOS, Scenario, workers};
+use steadfast_sim::scenario::{SCENARIOS, Scenario, canary, workers};
 use steadfast_sim::storage::flaws::Flaw;
 use steadfast_sim::strategy::Strategy;
 use steadfast_sim::sweep::Setup;
@@ -35,6 +37,13 @@ pub struct Sim {
     pub command: SimCommand,
 }
 
+impl Sim {
+    /// Whether it looks at a store that the command line names.
+    pub(super) fn asks_a_store(&self) -> bool {
+        matches!(self.command, SimCommand::Certify(_))
+    }
+}
+
 /// What to do with the simulator.
 #[derive(Debug, Subcommand)]
 pub enum SimCommand {
@@ -48,6 +57,8 @@ pub enum SimCommand {
     Specimens(Specimens),
     /// Measure how soon each of them is found; exit code 1 where one isn't
     Table(Table),
+    /// Play the same programs on the simulated stores and on real ones; exit code 1 where they differ
+    Certify(Certify),
     /// Measure the simulator on this machine, on one core
     Bench(Bench),
 }
@@ -115,6 +126,9 @@ pub struct Sweep {
     /// How many threads [default: as many as there are cores]
     #[arg(long, value_name = "J")]
     pub jobs: Option<NonZeroUsize>,
+    /// Keep the capsule and the page of each property's first failure in this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "no_shrink")]
+    pub keep: Option<PathBuf>,
     /// What is run.
     #[command(flatten)]
     pub what: What,
@@ -154,6 +168,23 @@ pub struct Table {
     /// How many threads; each search has one [default: as many as there are cores]
     #[arg(long, value_name = "J")]
     pub jobs: Option<NonZeroUsize>,
+    /// Measure nothing: show what `--json` wrote to this file before
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+    /// Write the table in Markdown, as the documentation has it; --json goes before it
+    #[arg(long)]
+    pub markdown: bool,
+}
+
+/// `sim certify`.
+#[derive(Debug, Args)]
+pub struct Certify {
+    /// How many random programs of each kind
+    #[arg(long, value_name = "N", default_value = "200")]
+    pub programs: u64,
+    /// The first of them
+    #[arg(long, value_name = "SEED", default_value = "0", value_parser = seed)]
+    pub seed: u64,
 }
 
 /// `sim bench`.
@@ -165,7 +196,8 @@ pub struct Bench {
 }
 
 /// Does it on a thread of its own: a simulation has an executor of its own, which can't run inside of this one.
-pub(super) async fn sim(args: Sim, out: Out) -> Result<ExitCode, Failure> {
+pub(super) async fn sim(args: Sim, store: Option<&StoreUrl>, out: Out) -> Result<ExitCode, Failure> {
+    let store = store.cloned();
     let interrupted = Interrupted::default();
     let flag = interrupted.clone();
     let done = tokio::task::spawn_blocking(move || match args.command {
@@ -174,6 +206,7 @@ pub(super) async fn sim(args: Sim, out: Out) -> Result<ExitCode, Failure> {
         SimCommand::Replay(args) => run::replay(&args, out),
         SimCommand::Specimens(args) => specimens::specimens(&args, out),
         SimCommand::Table(args) => table::table(&args, &flag, out),
+        SimCommand::Certify(args) => certify::certify(&args, store.as_ref(), &flag, out),
         SimCommand::Bench(args) => bench::bench(&args, out),
     });
     let mut done = std::pin::pin!(done);
@@ -212,13 +245,17 @@ impl What {
 
     /// Every scenario asked for on every profile asked for.
     fn setups(&self) -> Result<Vec<Setup>, Failure> {
-        let scenarios =
-            one_or_all("scenario", &self.scenario, SCENARIOS, |scenario: &Scenario| scenario.name)?;
+        // The canary fails on purpose: only who names it gets it.
+        let scenarios = if self.scenario == canary::SCENARIO.name {
+            vec![canary::SCENARIO]
+        } else {
+            one_or_all("scenario", &self.scenario, SCENARIOS, |scenario: &Scenario| scenario.name)?
+        };
         let profiles = one_or_all("profile", &self.profile, &Profile::ALL, |profile| profile.as_str())?;
         let flaws: Vec<Flaw> = self
             .flaw
             .iter()
-            .map(|name| find("flaw", name, &Flaw::ALL, |flaw| flaw.as_str()))
+            .map(|name| find("flaw", name, Flaw::ALL, |flaw| flaw.as_str()))
             .collect::<Result<_, _>>()?;
         let setup = |scenario, profile| Setup { scenario, profile, flaws: flaws.clone() };
         let on_each = |scenario: Scenario| profiles.iter().map(move |profile| (scenario, *profile));
@@ -233,7 +270,7 @@ impl What {
     fn names(out: Out) -> Result<ExitCode, Failure> {
         let scenarios: Vec<_> = SCENARIOS.iter().map(|one| (one.name, one.about)).collect();
         let profiles = Profile::ALL.map(Profile::as_str);
-        let flaws = Flaw::ALL.map(Flaw::as_str);
+        let flaws: Vec<_> = Flaw::ALL.iter().map(|flaw| flaw.as_str()).collect();
         let json = serde_json::json!({
             "scenarios": scenarios.iter().map(|(name, about)| serde_json::json!({"name": name, "about": about}))
                 .collect::<Vec<_>>(),

@@ -33,15 +33,15 @@ pub(super) fn subject(name: &str) -> Result<Subject, Failure> {
 
 fn list(out: Out) -> Result<ExitCode, Failure> {
     for subject in Subject::all() {
-        let Subject { name, source, property, scenario } = subject;
+        let (Subject { name, source, property, scenario }, about) = (subject, subject.about());
         let source = match source {
             Source::Incident(number) => format!("incident {number}"),
             Source::Flaw(_) => "flaw".to_owned(),
         };
         let json = json!({
-            "name": name, "source": source, "property": property, "scenario": scenario.name, "about": scenario.about,
+            "name": name, "source": source, "property": property, "scenario": scenario.name, "about": about,
         });
-        out.write(&json, |out| writeln!(out, "{name:<32} {source:<12} {property:<5} {}", scenario.name))?;
+        out.write(&json, |out| writeln!(out, "{name:<30} {source:<10} {property:<4} {about}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

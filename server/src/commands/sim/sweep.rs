@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use steadfast_sim::determinism::Divergence;
-use steadfast_sim::oracle::goals::GOALS;
 use steadfast_sim::page::Page;
 use steadfast_sim::sweep::{News, Report, Swept};
 
@@ -30,7 +30,9 @@ pub(super) fn sweep(args: &Sweep, interrupted: &Interrupted, out: Out) -> Result
     let bar = progress(args.seeds.get() * setups.len() as u64, out);
     let started = Instant::now();
     let go_on = || !interrupted.is_set() && args.time.is_none_or(|time| started.elapsed() < time);
-    let mut failures = Failures { shown: BTreeSet::new(), shrinks: !args.what.no_shrink, out, error: None };
+    let keep = args.keep.as_deref();
+    let mut failures =
+        Failures { shown: BTreeSet::new(), shrinks: !args.what.no_shrink, keep, out, error: None };
     let strategy = args.what.strategy();
     let per_seed = setups.len() as u64;
     let searched = steadfast_sim::sweep::Sweep { setups, seeds, strategy, jobs };
@@ -67,14 +69,15 @@ fn progress(runs: u64, out: Out) -> ProgressBar {
 }
 
 /// Shows failures as they are found: the first of each property with its page, the others with a line.
-struct Failures {
+struct Failures<'a> {
     shown: BTreeSet<(&'static str, &'static str, &'static str)>,
     shrinks: bool,
+    keep: Option<&'a Path>,
     out: Out,
     error: Option<Failure>,
 }
 
-impl Failures {
+impl Failures<'_> {
     fn broke(&mut self, report: &Report) {
         let Some(violation) = report.headline() else { return };
         let (scenario, profile) = (report.setup.scenario.name, report.setup.profile.as_str());
@@ -89,6 +92,11 @@ impl Failures {
             "decisions": report.decisions.len(), "shrunk": shrunk, "capsule": capsule,
         });
         let seed = report.seed.unwrap_or_default();
+        if let (Some(folder), Some(page)) = (self.keep, &page) {
+            let name = format!("{scenario}-{profile}-{}-{seed}", violation.property);
+            let kept = keep(folder, &name, page);
+            self.error = self.error.take().or(kept.err());
+        }
         let written = self.out.write(&json, |out| match &page {
             Some(page) => writeln!(out, "{page}"),
             None => writeln!(out, "{scenario} on {profile}, seed {seed}: {violation}"),
@@ -106,6 +114,19 @@ impl Failures {
     }
 }
 
+/// Writes the capsule, which `sim replay` reads, and the page beside it.
+fn keep(folder: &Path, name: &str, page: &Page) -> Result<(), Failure> {
+    let write = |ending: &str, text: String| {
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(folder.join(format!("{name}.{ending}")), text)
+    };
+    let capsule = format!("{}\n", page.capsule().to_json());
+    write("json", capsule).and_then(|()| write("txt", page.to_string())).map_err(|error| {
+        Failure::new(Exit::Failed, format!("the failure can't be kept in {}: {error}", folder.display()))
+            .help("give --keep a directory that can be written to")
+    })
+}
+
 fn summarise(
     swept: &Swept,
     wall: Duration,
@@ -115,10 +136,8 @@ fn summarise(
 ) -> Result<(), Failure> {
     let seeds = swept.runs / per_seed.max(1);
     let rate = swept.runs as f64 / wall.as_secs_f64().max(1e-9);
-    let goals: serde_json::Map<String, serde_json::Value> = GOALS
-        .iter()
-        .map(|goal| ((*goal).to_owned(), json!(swept.goals.get(goal).copied().unwrap_or(0))))
-        .collect();
+    let goals: serde_json::Map<String, serde_json::Value> =
+        swept.goals.iter().map(|(goal, runs)| ((*goal).to_owned(), json!(runs))).collect();
     let json = json!({
         "seeds": seeds, "violations": swept.failures, "sometimes": goals, "seeds_per_s": rate,
         "virtual_s": swept.virtual_time.as_secs_f64(), "runs": swept.runs, "steps": swept.steps,
@@ -138,7 +157,7 @@ fn summarise(
             swept.reruns
         )?;
         let missed = swept.missed();
-        writeln!(out, "{} of {} goals were reached", GOALS.len() - missed.len(), GOALS.len())?;
+        writeln!(out, "{} of {} goals were reached", swept.goals.len() - missed.len(), swept.goals.len())?;
         missed.iter().try_for_each(|goal| writeln!(out, "  never: {goal}"))
     })
 }

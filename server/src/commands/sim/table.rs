@@ -1,41 +1,25 @@
 //! `sim table`: how soon each specimen is found, by each strategy that draws from seeds.
 
+mod line;
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use steadfast_sim::detection::Subject;
 use steadfast_sim::shrink::{TRIES_MAX, shrink_report};
 use steadfast_sim::strategy::Strategy;
 
-use super::super::Out;
+use super::super::{Out, note};
 use super::specimens::{PROFILE, subject};
 use super::{Interrupted, Table};
 use crate::failure::{Exit, Failure};
-
-/// A specimen and a strategy. A median over searches of which some found nothing counts those as endless: `None` where
-/// half of them or more did.
-#[derive(Debug, Serialize)]
-struct Line {
-    specimen: &'static str,
-    strategy: &'static str,
-    property: &'static str,
-    profile: &'static str,
-    /// How many of the searches found it.
-    found: u64,
-    searches: u64,
-    /// Seeds until it was found, with the one that found it.
-    seeds_median: Option<u64>,
-    wall_s_median: Option<f64>,
-    /// Virtual time of all these seeds.
-    virtual_s_median: Option<f64>,
-    /// Departures from the default in the shrunk run.
-    decisions_median: Option<u64>,
-    decisions_max: Option<u64>,
-}
+use line::{Form, Line};
 
 /// One search that found something.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +31,34 @@ struct Find {
 }
 
 pub(super) fn table(args: &Table, interrupted: &Interrupted, out: Out) -> Result<ExitCode, Failure> {
+    let form = if args.markdown { Form::Markdown } else { Form::Plain };
+    form.head(out)?;
+    let mut lines = Vec::new();
+    if let Some(file) = &args.from {
+        for line in line::read(file)? {
+            line.write(form, out)?;
+            lines.push(line);
+        }
+    } else {
+        measure(args, interrupted, |line| {
+            line.write(form, out)?;
+            lines.push(line);
+            Ok(())
+        })?;
+    }
+    if interrupted.is_set() {
+        return Ok(ExitCode::from(Exit::Interrupted as u8));
+    }
+    let unfound = summarise(&lines);
+    Ok(ExitCode::from(if unfound.is_empty() { 0 } else { Exit::Failed as u8 }))
+}
+
+/// Searches for each specimen with each strategy.
+fn measure(
+    args: &Table,
+    interrupted: &Interrupted,
+    mut tell: impl FnMut(Line) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let subjects: Vec<Subject> = if args.specimen.is_empty() {
         Subject::all().collect()
     } else {
@@ -55,33 +67,49 @@ pub(super) fn table(args: &Table, interrupted: &Interrupted, out: Out) -> Result
     let searches: Vec<_> =
         subjects.iter().flat_map(|subject| Strategy::SEEDED.map(|strategy| (*subject, strategy))).collect();
     let jobs = args.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
-    if !out.json {
-        out.write(&(), |out| {
-            writeln!(
-                out,
-                "{:<32} {:<8} {:<5} {:>6} {:>7} {:>8} {:>10} {:>10}",
-                "specimen", "strategy", "prop.", "found", "seeds", "wall s", "virtual s", "decisions"
-            )
-        })?;
-    }
-    let mut is_all_found = true;
+    let bar = progress(searches.len() as u64 * args.repeat.get());
     in_order(
         jobs,
         &searches,
-        |(subject, strategy)| Line::of(subject, *strategy, args, interrupted),
-        |line| {
-            if interrupted.is_set() {
-                return Ok(());
-            }
-            is_all_found &= line.found == line.searches;
-            line.write(out)
+        |(subject, strategy)| {
+            let finds = finds(subject, *strategy, args, interrupted, &bar);
+            Line::of(subject, *strategy, args.repeat.get(), &finds)
         },
+        |line| if interrupted.is_set() { Ok(()) } else { bar.suspend(|| tell(line)) },
     )?;
-    Ok(ExitCode::from(match (interrupted.is_set(), is_all_found) {
-        (true, _) => Exit::Interrupted as u8,
-        (false, true) => 0,
-        (false, false) => Exit::Failed as u8,
-    }))
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// A bar for people who wait, also where the lines are for a program.
+fn progress(searches: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} searches  {elapsed}  {eta} left  {msg}");
+    ProgressBar::with_draw_target(Some(searches), ProgressDrawTarget::stderr())
+        .with_style(style.expect("the template is well-formed"))
+}
+
+/// Says on stderr which specimens miss the aims; answers with those that neither strategy finds in every search.
+fn summarise(lines: &[Line]) -> Vec<&str> {
+    let mut of: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
+    for line in lines {
+        of.entry(&line.specimen).or_default().push(line);
+    }
+    let misses = |is_good: fn(&Line) -> bool| -> Vec<&str> {
+        of.iter()
+            .filter(|(_, lines)| !lines.iter().any(|line| is_good(line)))
+            .map(|(name, _)| *name)
+            .collect()
+    };
+    let unfound = misses(|line| line.found == line.searches);
+    note(format_args!("{} specimens, {} of them not found by either strategy", of.len(), unfound.len()));
+    let late = misses(Line::is_soon);
+    if !late.is_empty() {
+        note(format_args!("found later than is aimed at, or shrunk to more: {}", late.join(", ")));
+    }
+    unfound
 }
 
 /// Does `work` on several threads, and gives what comes of it to `tell` in the order of `all`, as soon as it is there.
@@ -107,7 +135,7 @@ fn in_order<T: Sync, R: Send>(
             });
         }
         drop(sender);
-        let mut early = std::collections::BTreeMap::new();
+        let mut early = BTreeMap::new();
         let mut told = 0;
         for (number, result) in receiver {
             early.insert(number, result);
@@ -120,45 +148,21 @@ fn in_order<T: Sync, R: Send>(
     })
 }
 
-impl Line {
-    fn of(subject: &Subject, strategy: Strategy, args: &Table, interrupted: &Interrupted) -> Self {
-        let searches = args.repeat.get();
-        let finds: Vec<Find> = (0..searches)
-            .filter_map(|search| Find::of(subject, strategy, search, args.seeds_max, interrupted))
-            .collect();
-        let seconds = |duration: Duration| duration.as_secs_f64();
-        Self {
-            specimen: subject.name,
-            strategy: strategy.as_str(),
-            property: subject.property,
-            profile: PROFILE.as_str(),
-            found: finds.len() as u64,
-            searches,
-            seeds_median: median(searches, finds.iter().map(|find| find.seeds)),
-            wall_s_median: median(searches, finds.iter().map(|find| find.wall)).map(seconds),
-            virtual_s_median: median(searches, finds.iter().map(|find| find.virtual_time)).map(seconds),
-            decisions_median: median(searches, finds.iter().map(|find| find.decisions)),
-            decisions_max: finds.iter().map(|find| find.decisions).max(),
-        }
-    }
-
-    fn write(&self, out: Out) -> Result<(), Failure> {
-        let figure = |figure: Option<String>| figure.unwrap_or_else(|| "–".to_owned());
-        out.write(self, |out| {
-            writeln!(
-                out,
-                "{:<32} {:<8} {:<5} {:>6} {:>7} {:>8} {:>10} {:>10}",
-                self.specimen,
-                self.strategy,
-                self.property,
-                format!("{}/{}", self.found, self.searches),
-                figure(self.seeds_median.map(|seeds| seeds.to_string())),
-                figure(self.wall_s_median.map(|wall| format!("{wall:.2}"))),
-                figure(self.virtual_s_median.map(|time| format!("{time:.0}"))),
-                figure(self.decisions_median.map(|decisions| decisions.to_string())),
-            )
-        })
-    }
+/// What the searches for one specimen found, each from seeds of its own.
+fn finds(
+    subject: &Subject,
+    strategy: Strategy,
+    args: &Table,
+    interrupted: &Interrupted,
+    bar: &ProgressBar,
+) -> Vec<Find> {
+    let search = |search| {
+        bar.set_message(subject.name);
+        let find = Find::of(subject, strategy, search, args.seeds_max, interrupted);
+        bar.inc(1);
+        find
+    };
+    (0..args.repeat.get()).filter_map(search).collect()
 }
 
 impl Find {
@@ -190,25 +194,9 @@ impl Find {
     }
 }
 
-/// The middle one of `count` figures, of which those that are missing are greater than all others.
-fn median<T: Ord>(count: u64, figures: impl Iterator<Item = T>) -> Option<T> {
-    let mut figures: Vec<T> = figures.collect();
-    figures.sort_unstable();
-    let middle = usize::try_from(count / 2).ok()?;
-    figures.into_iter().nth(middle)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_search_that_found_nothing_counts_as_endless() {
-        assert_eq!(median(5, [9, 1, 5, 3, 7].into_iter()), Some(5));
-        assert_eq!(median(5, [9, 1, 5].into_iter()), Some(9));
-        assert_eq!(median(5, [9, 1].into_iter()), None);
-        assert_eq!(median(1, [4].into_iter()), Some(4));
-    }
 
     #[test]
     fn lines_are_told_in_order_however_long_each_took() {

@@ -18,7 +18,7 @@ const LOST_BEFORE: &str = "a worker was lost between claim and handler, and the 
 pub const SCENARIO: Scenario = Scenario {
     name: "incident-1-dropped-handle",
     about: "callers that go away, and workers that die between the claim and the handler's first line",
-    goals: Goals { all: &[WENT_AWAY, LOST_BEFORE], reached },
+    goals: Goals { all: &[WENT_AWAY, LOST_BEFORE], reached, has_faults: false },
     run: &|world| Box::pin(run(world)),
 };
 

@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use steadfast_core::engine::Submitted;
-use steadfast_core::handler::Running;
+use steadfast_core::handler::{Running, StopReason};
 use steadfast_core::name::{Kind, TaskId, WorkerId};
 use steadfast_core::supervisor::DrainHandle;
 use steadfast_core::task::NewTask;
@@ -22,34 +22,37 @@ use steadfast_core::{
 };
 
 use super::chaos::LEASE;
+use super::chaos::drained_at_last;
 use super::client::{dropped_after, is_worth_repeating};
 use crate::choices::Stream;
 use crate::history::{Entry, Event, SubmitAnswer};
 use crate::scheduler::waiting_for;
 use crate::storage::SimStorage;
-use crate::world::{Node, SimClock, World};
+use crate::world::{EPOCH, Node, SimClock, World};
 
 /// How often lapsed leases are swept.
 const SWEEP: Duration = Duration::from_secs(2);
 /// Longer than any call is under way once faults have stopped.
 const STRAGGLERS: Duration = Duration::from_secs(60);
+/// The beat at which things are made to meet.
+const BEAT: Duration = Duration::from_secs(1);
 /// How often the end of a run is looked for.
 const LOOK: Duration = Duration::from_secs(2);
 /// How often a submit is sent again, half a second apart.
 const RESUBMITS_MAX: u32 = 40;
 
 /// What a handler of such a service does.
-type Work = fn(Process, Context) -> Pin<Box<dyn Future<Output = Verdict> + Send>>;
+pub(super) type Work = fn(Process, Context) -> Pin<Box<dyn Future<Output = Verdict> + Send>>;
 
 /// A process of the service, with its engine.
 #[derive(Debug, Clone)]
-struct Process {
-    node: Node,
-    engine: Engine<SimStorage, SimClock>,
+pub(super) struct Process {
+    pub(super) node: Node,
+    pub(super) engine: Engine<SimStorage, SimClock>,
 }
 
 impl Process {
-    fn start(world: &World, name: impl Into<String>) -> Self {
+    pub(super) fn start(world: &World, name: impl Into<String>) -> Self {
         let node = world.start(name, 100);
         let (engine, commits) = Engine::new(node.storage(), node.clock());
         node.spawn("committer", commits);
@@ -57,7 +60,12 @@ impl Process {
     }
 
     /// Starts a process that works.
-    fn start_worker(world: &World, name: impl Into<String>, concurrency: usize, work: Work) -> Self {
+    pub(super) fn start_worker(
+        world: &World,
+        name: impl Into<String>,
+        concurrency: usize,
+        work: Work,
+    ) -> Self {
         let process = Self::start(world, name);
         // Dropping the handle changes nothing: the supervisor owns its attempts.
         drop(process.work(concurrency, work));
@@ -65,7 +73,7 @@ impl Process {
     }
 
     /// Makes this process a worker too.
-    fn work(&self, concurrency: usize, work: Work) -> DrainHandle {
+    pub(super) fn work(&self, concurrency: usize, work: Work) -> DrainHandle {
         self.node.spawn("sweeper", sweeper::run(self.engine.clone(), SWEEP));
         let handlers = Handlers::new().with(Kind::trusted("work"), Noted { process: self.clone(), work });
         let mut config = WorkerConfig::new(WorkerId::trusted(self.node.name().to_owned()));
@@ -74,12 +82,12 @@ impl Process {
         config.grace = Duration::from_secs(3);
         let (supervisor, drain) =
             Supervisor::new(self.engine.clone(), handlers, config).expect("the configuration makes sense");
-        self.node.spawn("supervisor", supervisor.run());
+        self.node.spawn("supervisor", drained_at_last(self.node.clone(), self.engine.clone(), supervisor));
         drain
     }
 
     /// Submits a task, again and again where that may help. With `patience` the caller goes away after so many polls.
-    async fn submit(&self, task: NewTask, patience: u32) -> SubmitAnswer {
+    pub(super) async fn submit(&self, task: NewTask, patience: u32) -> SubmitAnswer {
         let id = task.id.clone();
         self.node.record(Event::Submitting { task: id.clone() });
         let mut answer = SubmitAnswer::Failed(ErrorKind::Unknown);
@@ -102,18 +110,18 @@ impl Process {
         answer
     }
 
-    fn pick(&self, stream: Stream, site: &'static str, number: u64, n: usize) -> usize {
+    pub(super) fn pick(&self, stream: Stream, site: &'static str, number: u64, n: usize) -> usize {
         let n = u32::try_from(n).expect("few");
         self.node.world().choices().pick(stream, site, number, n) as usize
     }
 
     /// Waits for one of these times, in milliseconds; the first is the default.
-    async fn pause(&self, site: &'static str, number: u64, millis: &[u64]) {
+    pub(super) async fn pause(&self, site: &'static str, number: u64, millis: &[u64]) {
         let chosen = millis[self.pick(Stream::Workload, site, number, millis.len())];
         tokio::time::sleep(Duration::from_millis(chosen)).await;
     }
 
-    fn odds(&self, site: &'static str, number: u64, odds: u32) -> bool {
+    pub(super) fn odds(&self, site: &'static str, number: u64, odds: u32) -> bool {
         self.node.world().choices().odds(Stream::Faults, site, number, odds)
     }
 }
@@ -140,25 +148,38 @@ impl Handler for Noted {
 }
 
 /// A task of this number, whose payload is its id.
-fn new_task(name: &str, number: u64) -> NewTask {
+pub(super) fn new_task(name: &str, number: u64) -> NewTask {
     let id = format!("{name}-{number}");
     let payload = id.clone().into_bytes();
     NewTask::new(TaskId::trusted(id), Kind::trusted("work"), payload)
 }
 
 /// The number of the context's task.
-fn number_of(context: &Context) -> u64 {
+pub(super) fn number_of(context: &Context) -> u64 {
     let digits = context.task_id().as_str().rsplit('-').next();
     digits.and_then(|digits| digits.parse().ok()).expect("named by `new_task`")
 }
 
 /// Done, with the fence by which the oracle knows whose word it was.
-fn done(context: &Context) -> Verdict {
+pub(super) fn done(context: &Context) -> Verdict {
     Verdict::done(format!("fence {}", context.fence()).into_bytes())
 }
 
+/// Notes that a handler heard that it should stop.
+pub(super) fn told(process: &Process, context: &Context, reason: &StopReason) {
+    let lost = *reason == StopReason::LeaseLost;
+    process.node.record(Event::Told { task: context.task_id().clone(), fence: context.fence(), lost });
+}
+
+/// Until the next beat of a clock that all hear: what waits for it happens at the same instant.
+pub(super) async fn until_the_beat(world: &World) {
+    let beat = BEAT.as_micros();
+    let into = world.now().since(EPOCH).as_micros() % beat;
+    tokio::time::sleep(Duration::from_micros(u64::try_from(beat - into).expect("short"))).await;
+}
+
 /// Faults stop, and everything must come to an end; the bound on this wait is the run's.
-async fn heal_and_end(world: &World) {
+pub(super) async fn heal_and_end(world: &World) {
     world.heal();
     // What a caller that went away had asked for may still be on its way to the store.
     waiting_for("calls that nobody waits for", tokio::time::sleep(STRAGGLERS)).await;
@@ -168,7 +189,7 @@ async fn heal_and_end(world: &World) {
 }
 
 /// The places in a history at which an event of this kind is, with what is said of it.
-fn places<'a, T: 'a>(
+pub(super) fn places<'a, T: 'a>(
     entries: &'a [Entry],
     of: impl Fn(&'a Event) -> Option<T> + 'a,
 ) -> impl Iterator<Item = (usize, T)> + 'a {
@@ -185,7 +206,7 @@ fn entered(entries: &[Entry]) -> Vec<(usize, (&TaskId, u64))> {
 }
 
 /// Puts the name in where it holds.
-fn goals(holds: &[(&'static str, bool)]) -> BTreeSet<&'static str> {
+pub(super) fn goals(holds: &[(&'static str, bool)]) -> BTreeSet<&'static str> {
     holds.iter().filter(|(_, holds)| *holds).map(|(name, _)| *name).collect()
 }
 

@@ -1,0 +1,89 @@
+//! P21: a worker that was drained leaves nothing behind, and what it gave back can be claimed at once. What it leaves is
+//! judged only where faults had stopped long before it claimed: what it was claimed without being told, or couldn't settle
+//! because the store was out of reach, lapses.
+
+use std::collections::BTreeMap;
+
+use steadfast_core::name::TaskId;
+use steadfast_core::{Cause, State, Task, Timestamp};
+
+use super::{Facts, Found, Property, STRAGGLERS};
+use crate::history::Event;
+
+pub(super) const PROPERTY: Property =
+    Property { name: "P21", meaning: "a drained worker leaves nothing behind", check };
+
+fn check(facts: &Facts<'_>, found: &mut Found) {
+    let mut calm: Option<Timestamp> = None;
+    let mut claimed: BTreeMap<&TaskId, (&Task, Timestamp)> = BTreeMap::new();
+    for entry in facts.entries {
+        match &entry.event {
+            Event::Healed => calm = Some(entry.at + STRAGGLERS),
+            Event::Changed { before, after } => {
+                let was_running = before.as_ref().is_some_and(|before| before.state == State::Running);
+                let is_given_back = was_running && after.cause == Some(Cause::Drained);
+                if is_given_back && after.state != State::Running {
+                    check_given_back(after, entry.at, found);
+                }
+                if after.state != State::Running {
+                    claimed.remove(&after.id);
+                } else if before.as_ref().is_none_or(|before| after.fence > before.fence) {
+                    claimed.insert(&after.id, (after, entry.at));
+                }
+            }
+            Event::Drained { node, .. } => {
+                let is_left = |(task, at): &&(&Task, Timestamp)| {
+                    let is_its = task.worker.as_ref().is_some_and(|worker| worker.as_str() == node);
+                    is_its && calm.is_some_and(|calm| *at >= calm)
+                };
+                for (task, _) in claimed.values().filter(is_left) {
+                    let id = &task.id;
+                    found.add(
+                        id,
+                        format!("{node} was drained, and {id} still runs under it, fence {}", task.fence),
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn check_given_back(task: &Task, now: Timestamp, found: &mut Found) {
+    if task.state != State::Ready || task.due_at > now {
+        found.add(
+            &task.id,
+            format!(
+                "{} was given back by a worker that drains, and is {}: nobody can claim it",
+                task.id, task.state
+            ),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::made::*;
+    use super::*;
+
+    #[test]
+    fn a_task_that_a_drained_worker_keeps_is_noticed() {
+        let drained = |node: &str| event(100, Event::Drained { node: node.into(), attempts: 0 });
+        let run = |claim: i64, given_back: Option<Task>, node| {
+            let mut entries = vec![event(0, Event::Healed)];
+            let steps = [Some((0, task())), Some((claim, running())), given_back.map(|task| (99, task))];
+            entries.extend(changes(&steps.into_iter().flatten().collect::<Vec<_>>()));
+            entries.push(drained(node));
+            entries
+        };
+        let ready = Task { rev: 3, cause: Some(Cause::Drained), fence: 1, ..task() };
+        let bad = run(60, None, "w");
+        tells_apart(&PROPERTY, &run(60, Some(ready.clone()), "w"), &bad);
+        tells_apart(&PROPERTY, &run(60, None, "v"), &bad);
+        tells_apart(&PROPERTY, &run(59, None, "w"), &bad);
+        let later = Task { due_at: at(200), ..ready.clone() };
+        tells_apart(&PROPERTY, &run(60, Some(ready.clone()), "w"), &run(60, Some(later), "w"));
+        let scheduled = Task { state: State::Scheduled, ..ready.clone() };
+        tells_apart(&PROPERTY, &run(60, Some(ready), "w"), &run(60, Some(scheduled), "w"));
+    }
+}

@@ -1,0 +1,4 @@
+//! The corpus, on stable, in every `cargo test`; and whether the targets can fail.
+
+mod corpus;
+mod planted;
