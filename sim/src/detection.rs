@@ -106,6 +106,8 @@ impl Subject {
     pub const fn exists_on(&self, profile: Profile) -> bool {
         match (self.source, profile) {
             (Source::Incident(_), _) | (_, Profile::Postgres) => true,
+            // SQLite has no server that could crash by itself.
+            (Source::Flaw(Flaw::RelaxedDurability), Profile::Sqlite) => false,
             (Source::Flaw(flaw), Profile::Sqlite) => !is_about_locks(flaw),
         }
     }

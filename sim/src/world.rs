@@ -4,27 +4,28 @@
 //! a real kill wouldn't), freeze and thaw, and restart. Its clock may run fast or slow, and jump. The store can crash and
 //! come back, its disk can be full for a while, and its clock can jump.
 
+mod node;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use steadfast_core::name::TaskId;
-use steadfast_core::time::{Clock, ManualClock, Moment};
+use steadfast_core::time::ManualClock;
 use steadfast_core::wake::{Hint, Hints, Wake};
 use steadfast_core::{ErrorKind, State, StoreId, Timestamp};
 
 use crate::choices::{Choices, Stream};
 use crate::db::{Db, Mode, Table};
 pub use crate::faults::Faults;
-use crate::faults::{Exposed, Fault, Side, Spot};
+use crate::faults::{Exposed, Fault};
 use crate::history::{Event, History};
-use crate::scheduler::{self, NodeId, Scheduler, count_clock_read};
-use crate::storage::SimStorage;
+use crate::scheduler::{self, NodeId, Scheduler};
 use crate::storage::flaws::Flaw;
 use crate::storage::gate::Gate;
 use crate::storage::rows::{RowKey, StoreRow, table};
+pub use node::{Node, SimClock};
 
 /// The database's own node: never crashed, never frozen.
 pub(crate) const DATABASE: NodeId = NodeId(1);
@@ -468,166 +469,5 @@ impl World {
         };
         self.record(Event::Started { node: node.name.to_string() });
         node
-    }
-}
-
-/// A process of the world. Clones are one node.
-#[derive(Debug, Clone)]
-pub struct Node {
-    pub(crate) id: NodeId,
-    name: Arc<str>,
-    alive: Arc<AtomicBool>,
-    /// How many handlers keep its threads busy.
-    busy: Arc<AtomicU32>,
-    rate_percent: u32,
-    /// How far its clock has jumped, in microseconds.
-    jumped: Arc<AtomicU64>,
-    world: World,
-}
-
-/// A handler that keeps its process's threads busy.
-pub(crate) struct Busy(Arc<AtomicU32>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Node {
-    /// Its name, for people.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its number, by which a [`Gate`] knows it.
-    pub fn number(&self) -> u64 {
-        u64::from(self.id.0)
-    }
-
-    /// A handler keeps the process's threads busy, until this is dropped. It matters only to a process that renews
-    /// its leases from the same threads ([`Flaw::RenewalsBehindHandlers`]).
-    pub(crate) fn keep_busy(&self) -> Busy {
-        self.busy.fetch_add(1, Ordering::Relaxed);
-        Busy(self.busy.clone())
-    }
-
-    /// Whether a handler keeps its threads busy.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) > 0
-    }
-
-    /// The world it is in.
-    pub fn world(&self) -> &World {
-        &self.world
-    }
-
-    /// Runs a future in this process.
-    pub fn spawn(&self, name: &str, future: impl Future<Output = ()> + Send + 'static) {
-        self.world.scheduler().spawn(self.id, format!("{}/{name}", self.name), future);
-    }
-
-    /// A new connection of this process to the store.
-    pub fn storage(&self) -> SimStorage {
-        SimStorage::new(self.world.server.clone(), self.clone())
-    }
-
-    /// A new connection of this process to the store of another world, which it takes for its own.
-    pub fn storage_in(&self, other: &World) -> SimStorage {
-        SimStorage::new(other.server.clone(), self.clone())
-    }
-
-    /// Its clock.
-    pub fn clock(&self) -> SimClock {
-        SimClock {
-            server: self.world.server.clone(),
-            rate_percent: self.rate_percent,
-            jumped: self.jumped.clone(),
-        }
-    }
-
-    /// Its clock jumps forward, as after a pause of the whole machine. (A monotonic clock never goes back.)
-    pub fn jump_clock(&self, by: Duration) {
-        let micros = u64::try_from(by.as_micros()).expect("a jump is short");
-        self.jumped.fetch_add(micros, Ordering::Relaxed);
-        self.world.server.met(Fault::ClockJumped);
-        self.record(Event::Jumped {
-            node: self.name.to_string(),
-            micros: i64::try_from(micros).expect("a jump is short"),
-        });
-    }
-
-    /// From here on it may crash or freeze in the middle of a call, where a seed has that.
-    pub fn expose(&self) {
-        let exposed = Exposed { name: self.name.clone(), alive: self.alive.clone() };
-        self.world.server.exposed_nodes().insert(self.id, exposed);
-    }
-
-    /// From here on it may not any more.
-    pub fn shelter(&self) {
-        self.world.server.exposed_nodes().remove(&self.id);
-    }
-
-    /// What befalls a process at a place of its own, outside of any call.
-    pub(crate) async fn strike(&self, spot: Spot) {
-        // Nobody is told: there is no call.
-        let _ = self.world.server.strike(spot, self.number(), Side::Caller).await;
-    }
-
-    /// How long until the first of its leases lapses, as a worker of this name.
-    pub fn until_first_lapse(&self) -> Option<Duration> {
-        self.world.server.until_first_lapse(&self.name)
-    }
-
-    /// Whether it hasn't crashed.
-    pub fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Relaxed)
-    }
-
-    /// Notes an event of this process; one that has crashed has nothing to say.
-    pub fn record(&self, event: Event) {
-        if self.is_alive() {
-            self.world.record(event);
-        }
-    }
-
-    /// All its memory is gone, at whatever await it is.
-    pub fn crash(&self) {
-        self.world.server.crash_node(self.id, &self.name, &self.alive);
-    }
-
-    /// It stands still; the world goes on.
-    pub fn freeze(&self) {
-        self.record(Event::Froze { node: self.name.to_string() });
-        self.world.scheduler().freeze(self.id);
-    }
-
-    /// It goes on, not knowing that time has passed.
-    pub fn thaw(&self) {
-        self.record(Event::Thawed { node: self.name.to_string() });
-        self.world.scheduler().thaw(self.id);
-    }
-}
-
-/// A process's clock in virtual time: the twin of `TokioClock`. It may run fast or slow, and jump forward.
-#[derive(Debug, Clone)]
-pub struct SimClock {
-    server: Arc<Server>,
-    rate_percent: u32,
-    jumped: Arc<AtomicU64>,
-}
-
-impl Clock for SimClock {
-    fn now(&self) -> Moment {
-        assert!(
-            count_clock_read() < CLOCK_READS_MAX,
-            "livelock within one poll: a task turns in a circle and never waits"
-        );
-        let jumped = Duration::from_micros(self.jumped.load(Ordering::Relaxed));
-        Moment::from_origin(self.server.elapsed() * self.rate_percent / 100 + jumped)
-    }
-
-    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send {
-        tokio::time::sleep(duration * 100 / self.rate_percent)
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use steadfast_core::engine::{Cancelled, Submitted};
 use steadfast_core::name::{Key, Kind, Queue, Slot, TaskId};
-use steadfast_core::step::{Prune, QueuePause};
+use steadfast_core::step::{Prune, QueuePause, Refusal};
 use steadfast_core::task::{Due, NewTask, OnConflict, OnParentFailure, Parent};
 use steadfast_core::{Engine, Error, ErrorKind};
 
@@ -161,6 +161,12 @@ impl Client {
             let answer = match dropped_after(patience, self.engine.submit(task.clone())).await {
                 None => SubmitAnswer::Dropped,
                 Some(Ok(Submitted::Accepted(accepted))) => SubmitAnswer::Accepted(accepted.id),
+                // An earlier round may be on its way still, and find later that nothing speaks against it.
+                Some(Ok(Submitted::Refused(Refusal::SlotTaken(..) | Refusal::ParentMissing(_))))
+                    if round > 0 =>
+                {
+                    SubmitAnswer::Failed(ErrorKind::Unknown)
+                }
                 Some(Ok(Submitted::Refused(refusal))) => SubmitAnswer::Refused(format!("{refusal:?}")),
                 Some(Ok(Submitted::Invalid(invalid))) => unreachable!("the plan is valid: {invalid}"),
                 Some(Err(error)) if round < rounds && is_worth_repeating(&error) => {
