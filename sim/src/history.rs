@@ -450,35 +450,61 @@ impl fmt::Display for Entry {
             Event::Followed { reader, task, rev, state } => {
                 write!(f, "reader    {reader} is told of {task} {state} rev {rev}")
             }
-            Event::Drained { node, attempts: 0 } => write!(f, "node      {node} is drained"),
-            Event::Drained { node, attempts } => {
-                write!(f, "node      {node} is drained and still knows {attempts} attempts")
-            }
-            Event::Closed { connections } => {
-                write!(f, "store     has {connections} connections when everybody has gone")
-            }
-            Event::Started { node } => write!(f, "node      {node} starts"),
-            Event::Crashed { node } => write!(f, "node      {node} crashes"),
-            Event::Froze { node } => write!(f, "node      {node} freezes"),
-            Event::Thawed { node } => write!(f, "node      {node} thaws"),
-            Event::Noted { text, .. } => write!(f, "note      {text}"),
-            Event::Asserted { .. } => write!(f, "test      fails"),
-            Event::StoreCrashed { down } => {
-                write!(f, "store     the database crashes and is down for {down:?}")
-            }
-            Event::Stalled { time } => write!(f, "store     a transaction has stood still for {time:?}"),
-            Event::Jumped { node, micros } => {
-                let seconds = Duration::from_micros(micros.unsigned_abs()).as_secs_f64();
-                let way = if *micros < 0 { "back" } else { "forward" };
-                write!(f, "clock     of {node} jumps {way} by {seconds} s")
-            }
-            Event::Did { what } => write!(f, "client    {what}"),
-            Event::Overran { by } => {
-                write!(f, "—         it is {by:?} past the time by which all must have ended")
-            }
-            Event::Healed => write!(f, "—         faults stop"),
-            Event::Met { faults } => write!(f, "—         there were {} kinds of faults", faults.len()),
+            of_world => write_of_world(f, of_world),
         }
+    }
+}
+
+/// What happens to processes and to the store, and what the simulation notes itself.
+fn write_of_world(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
+    match event {
+        Event::Drained { node, attempts: 0 } => write!(f, "node      {node} is drained"),
+        Event::Drained { node, attempts } => {
+            write!(f, "node      {node} is drained and still knows {attempts} attempts")
+        }
+        Event::Closed { connections } => {
+            write!(f, "store     has {connections} connections when everybody has gone")
+        }
+        Event::Started { node } => write!(f, "node      {node} starts"),
+        Event::Crashed { node } => write!(f, "node      {node} crashes"),
+        Event::Froze { node } => write!(f, "node      {node} freezes"),
+        Event::Thawed { node } => write!(f, "node      {node} thaws"),
+        Event::Noted { text, .. } => write!(f, "note      {text}"),
+        Event::Asserted { .. } => write!(f, "test      fails"),
+        Event::StoreCrashed { down } => {
+            write!(f, "store     the database crashes and is down for {down:?}")
+        }
+        Event::Stalled { time } => write!(f, "store     a transaction has stood still for {time:?}"),
+        Event::Jumped { node, micros } => {
+            let seconds = Duration::from_micros(micros.unsigned_abs()).as_secs_f64();
+            let way = if *micros < 0 { "back" } else { "forward" };
+            write!(f, "clock     of {node} jumps {way} by {seconds} s")
+        }
+        Event::Did { what } => write!(f, "client    {what}"),
+        Event::Overran { by } => {
+            write!(f, "—         it is {by:?} past the time by which all must have ended")
+        }
+        Event::Healed => write!(f, "—         faults stop"),
+        Event::Met { faults } => write!(f, "—         there were {} kinds of faults", faults.len()),
+        Event::Changed { .. }
+        | Event::Edge(_)
+        | Event::Limited { .. }
+        | Event::Kept { .. }
+        | Event::Aliased { .. }
+        | Event::Pruned { .. }
+        | Event::Lost { .. }
+        | Event::Reported { .. }
+        | Event::Submitting { .. }
+        | Event::Submitted { .. }
+        | Event::Cancelled { .. }
+        | Event::Retrying { .. }
+        | Event::Entered { .. }
+        | Event::Told { .. }
+        | Event::Said { .. }
+        | Event::Looked { .. }
+        | Event::Missed { .. }
+        | Event::Follows { .. }
+        | Event::Followed { .. } => unreachable!("written above"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Twenty tasks at once on three workers: the story of [`workers`] in a few seconds. Callers that don't wait for each
+//! Twenty tasks at once on three workers: the story of [`workers`](super::workers) in a few seconds. Callers that don't wait for each
 //! other submit everything in one go, parents beside their children, so that submits share commits; leases are short,
 //! and crashes, freezes and drains come quickly. Then faults stop, and everything must come to an end.
 
@@ -8,7 +8,7 @@ use futures_util::future::{join_all, join3};
 use steadfast_core::Engine;
 use steadfast_core::name::Queue;
 use steadfast_core::step::QueueLimit;
-use steadfast_core::task::{Backoff, Due, NewTask};
+use steadfast_core::task::{Due, NewTask};
 
 use crate::choices::Stream;
 use crate::oracle::goals;
@@ -92,12 +92,11 @@ fn hurried(task: NewTask) -> NewTask {
         Due::After(delay) => Due::After(tempo.of(delay)),
         Due::At(at) => Due::At(at),
     };
-    let Backoff { min, max } = task.backoff;
+    // The backoff stays: a commit may take a second, and P12 can only compare with when it was done.
     NewTask {
         due: sooner(task.due),
         deadline: task.deadline.map(sooner),
         timeout: tempo.of(task.timeout),
-        backoff: Backoff { min: tempo.of(min), max: tempo.of(max) },
         ..task
     }
 }

@@ -42,7 +42,7 @@ impl Node {
         &self.name
     }
 
-    /// Its number, by which a [`Gate`] knows it.
+    /// Its number, by which a [`Gate`](crate::storage::gate::Gate) knows it.
     pub fn number(&self) -> u64 {
         u64::from(self.id.0)
     }
