@@ -112,12 +112,14 @@ impl Handler for OnRuntime {
     fn call(&self, context: Context) -> Running {
         let (handler, runtime) = (self.handler.clone(), self.runtime.clone());
         Box::pin(async move {
-            let lease = context.lease();
-            // What the handler logs carries them.
-            let span = tracing::info_span!("attempt", task = %lease.task, attempt = lease.attempt, fence = lease.fence);
-            // Entered in the task, so that a panic on the way in is caught as well.
-            let attempt = async move { handler.call(context).await };
-            let attempt = OwnedTask(runtime.spawn(attempt.instrument(span)));
+            // All of it in the task: a panic on the way in is caught as well, and the host's thread doesn't write the span.
+            let attempt = OwnedTask(runtime.spawn(async move {
+                let lease = context.lease();
+                // What the handler logs carries them.
+                let span =
+                    tracing::info_span!("attempt", task = %lease.task, attempt = lease.attempt, fence = lease.fence);
+                handler.call(context).instrument(span).await
+            }));
             match attempt.await.map_err(JoinError::try_into_panic) {
                 Ok(verdict) => verdict,
                 Err(Ok(panic)) => {
