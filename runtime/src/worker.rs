@@ -118,7 +118,7 @@ impl Handler for OnRuntime {
                 // What the handler logs carries them.
                 let span =
                     tracing::info_span!("attempt", task = %lease.task, attempt = lease.attempt, fence = lease.fence);
-                handler.call(context).instrument(span).await
+                async move { handler.call(context).await }.instrument(span).await
             }));
             match attempt.await.map_err(JoinError::try_into_panic) {
                 Ok(verdict) => verdict,

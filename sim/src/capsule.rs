@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::choices::{Choices, Decision, Site, Stream};
-use crate::scenario::{SCENARIOS, Scenario, canary};
+use crate::scenario::{BY_NAME, SCENARIOS, Scenario};
 use crate::specimens::SPECIMENS;
 use crate::storage::flaws::Flaw;
 use crate::sweep::{Report, Setup};
@@ -141,7 +141,7 @@ impl Capsule {
 /// Whatever can be run: scenarios of what ships, faulty designs and their repaired twins.
 fn all_scenarios() -> Vec<Scenario> {
     let specimens = SPECIMENS.iter().flat_map(|specimen| [specimen.faulty, specimen.fixed]);
-    SCENARIOS.iter().copied().chain([canary::SCENARIO]).chain(specimens).collect()
+    SCENARIOS.iter().chain(BY_NAME).copied().chain(specimens).collect()
 }
 
 /// The one of this name.

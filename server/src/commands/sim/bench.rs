@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use steadfast_sim::determinism;
-use steadfast_sim::scenario::{Scenario, burst, leases, workers};
+use steadfast_sim::scenario::{Scenario, burst, long_leases, workers};
 use steadfast_sim::sweep::Setup;
 use steadfast_sim::world::Profile;
 
@@ -15,7 +15,7 @@ use super::Bench;
 use crate::failure::Failure;
 
 /// Three workers and twenty tasks; the lease-dominated one; and the one with the longest story.
-const SCENARIOS: [Scenario; 3] = [burst::SCENARIO, leases::SCENARIO, workers::SCENARIO];
+const SCENARIOS: [Scenario; 3] = [burst::SCENARIO, long_leases::SCENARIO, workers::SCENARIO];
 /// Runs before the clock is started.
 const WARM_UP: u64 = 5;
 

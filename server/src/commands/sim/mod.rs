@@ -19,7 +19,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use steadfast::StoreUrl;
 use steadfast_sim::capsule::{CapsuleError, find};
 use steadfast_sim::oracle::Violation;
-use steadfast_sim::scenario::{SCENARIOS, Scenario, canary, workers};
+use steadfast_sim::scenario::{BY_NAME, SCENARIOS, Scenario, workers};
 use steadfast_sim::storage::flaws::Flaw;
 use steadfast_sim::strategy::Strategy;
 use steadfast_sim::sweep::Setup;
@@ -245,11 +245,9 @@ impl What {
 
     /// Every scenario asked for on every profile asked for.
     fn setups(&self) -> Result<Vec<Setup>, Failure> {
-        // The canary fails on purpose: only who names it gets it.
-        let scenarios = if self.scenario == canary::SCENARIO.name {
-            vec![canary::SCENARIO]
-        } else {
-            one_or_all("scenario", &self.scenario, SCENARIOS, |scenario: &Scenario| scenario.name)?
+        let scenarios = match BY_NAME.iter().find(|scenario| scenario.name == self.scenario) {
+            Some(scenario) => vec![*scenario],
+            None => one_or_all("scenario", &self.scenario, SCENARIOS, |scenario: &Scenario| scenario.name)?,
         };
         let profiles = one_or_all("profile", &self.profile, &Profile::ALL, |profile| profile.as_str())?;
         let flaws: Vec<Flaw> = self

@@ -15,6 +15,7 @@ use std::time::Duration;
 use steadfast_core::engine::Submitted;
 use steadfast_core::handler::{Running, StopReason};
 use steadfast_core::name::{Kind, TaskId, WorkerId};
+use steadfast_core::step::Refusal;
 use steadfast_core::supervisor::DrainHandle;
 use steadfast_core::task::NewTask;
 use steadfast_core::{
@@ -91,10 +92,16 @@ impl Process {
         let id = task.id.clone();
         self.node.record(Event::Submitting { task: id.clone() });
         let mut answer = SubmitAnswer::Failed(ErrorKind::Unknown);
-        for _ in 0..RESUBMITS_MAX {
+        for round in 0..RESUBMITS_MAX {
             answer = match dropped_after(patience, self.engine.submit(task.clone())).await {
                 None => SubmitAnswer::Dropped,
                 Some(Ok(Submitted::Accepted(accepted))) => SubmitAnswer::Accepted(accepted.id),
+                // An earlier round may be on its way still, and find later that nothing speaks against it.
+                Some(Ok(Submitted::Refused(Refusal::SlotTaken(..) | Refusal::ParentMissing(_))))
+                    if round > 0 =>
+                {
+                    SubmitAnswer::Failed(ErrorKind::Unknown)
+                }
                 Some(Ok(Submitted::Refused(refusal))) => SubmitAnswer::Refused(format!("{refusal:?}")),
                 Some(Ok(Submitted::Invalid(invalid))) => unreachable!("the request is valid: {invalid}"),
                 // An earlier round may have been stored without an answer.
