@@ -344,3 +344,37 @@ impl Entry {
         let _ = self.answer.send(Err(error));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::step::{Head, Refused};
+    use crate::task::State;
+
+    fn told(unknown: Option<Error>, why: Refusal) -> Result<Outcome, Error> {
+        let (answer, mut answered) = oneshot::channel();
+        let entry = Entry { batch: Batch::from(Vec::new()), unknown, answer };
+        super::answer(vec![entry], vec![Outcome::Refused(Refused { step: 0, why })]);
+        answered.try_recv().expect("it is answered at once")
+    }
+
+    #[test]
+    fn after_an_unknown_outcome_a_refusal_that_may_be_lifted_is_not_the_last_word() {
+        let lost = || Some(Error::new(ErrorKind::Unknown, "the answer was lost"));
+        let head = Head { state: State::Running, rev: 2, fence: 1, cancel_requested: false };
+        let task = || TaskId::trusted("other");
+        for why in
+            [Refusal::SlotTaken(task(), head), Refusal::ParentMissing(task()), Refusal::AliasTaken(task())]
+        {
+            assert!(told(None, why.clone()).is_ok(), "{why:?}");
+            assert_eq!(
+                told(lost(), why.clone()).expect_err("not definite").kind(),
+                ErrorKind::Unknown,
+                "{why:?}"
+            );
+        }
+        for why in [Refusal::Stale(head), Refusal::IdTaken(head), Refusal::KeyTaken(task(), head)] {
+            assert!(told(lost(), why.clone()).is_ok(), "{why:?} stays");
+        }
+    }
+}
