@@ -27,6 +27,8 @@ fn run(bytes: &[u8]) {
         }
         Err(error) => {
             assert!(!error.trim().is_empty());
+            // The example in the message may happen to contain what was written.
+            let error = error.replace("env:STEADFAST_TOKEN", "");
             for secret in secrets(text) {
                 assert!(!error.contains(&secret), "a token is shown: {error}");
             }
