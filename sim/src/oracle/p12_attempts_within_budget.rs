@@ -23,13 +23,23 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
     check_deadlines(facts, found);
     check_rescues(facts, found);
     let mut hastened = BTreeSet::new();
-    // Then a time that a statement decided on may be past at the commit.
-    let stalled = facts.entries.iter().any(|entry| matches!(entry.event, Event::Stalled { .. }));
+    // The last words of handlers. A backoff counts from then on at the earliest, and not from the commit: between the
+    // statement that reads the clock and the commit a transaction may stand still, and with SQLite its process.
+    let mut said: BTreeMap<&TaskId, (Fence, Timestamp)> = BTreeMap::new();
     for entry in facts.entries {
         let (before, after) = match &entry.event {
             // It is due from then on, whatever its row says.
             Event::Retrying { task } => {
                 hastened.insert(task);
+                continue;
+            }
+            Event::Said { task, fence, .. } => {
+                said.insert(task, (*fence, entry.at));
+                continue;
+            }
+            // A time from before can't be compared with one from after.
+            Event::Jumped { .. } => {
+                said.clear();
                 continue;
             }
             Event::Changed { before, after } => (before.as_ref(), after),
@@ -52,10 +62,16 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
         }
         let retried =
             before.state == State::Running && after.state.is_waiting() && after.cause == Some(Cause::Error);
+        let last_word = said.get(id).filter(|(fence, _)| retried && *fence == before.fence);
+        let Some(waits) = last_word.map(|(_, at)| after.due_at.since(*at)) else { continue };
         // The jitter may shorten the first step of the backoff by a fifth.
-        let waits = after.due_at.since(entry.at);
-        if retried && !stalled && (after.state == State::Ready || waits < before.backoff.min.mul_f64(0.79)) {
-            found.add(id, format!("{id} is to be tried again after {waits:?}, before its backoff"));
+        if after.state == State::Ready || waits < before.backoff.min.mul_f64(0.79) {
+            found.add(
+                id,
+                format!(
+                    "{id} is to be tried again {waits:?} after its handler's last word, before its backoff"
+                ),
+            );
         }
     }
 }
@@ -162,11 +178,14 @@ mod tests {
         too_soon.state = State::Scheduled;
         too_soon.cause = Some(Cause::Error);
         too_soon.due_at = at(1);
+        let last_word = Event::Said { task: task().id, fence: running().fence, well: false };
+        let mut retried_too_soon = changes(&[(0, running()), (1, too_soon)]);
+        retried_too_soon.insert(1, event(1, last_word));
         for bad in [
             changes(&[(0, task()), (1, too_often)]),
             changes(&[(0, task()), (1, too_many)]),
             changes(&[(0, later.clone()), (1, early.clone())]),
-            changes(&[(0, running()), (1, too_soon)]),
+            retried_too_soon,
         ] {
             tells_apart(&PROPERTY, &good, &bad);
         }

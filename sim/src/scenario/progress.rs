@@ -10,6 +10,7 @@ use steadfast_core::name::{Kind, TaskId};
 use steadfast_core::task::Task;
 
 use crate::history::Event;
+use crate::oracle::STRAGGLERS;
 use crate::storage::rows::{awaited_slot, held_slot};
 use crate::world::World;
 
@@ -61,6 +62,8 @@ pub(super) async fn until_all_ended<F: Future<Output = ()>>(
     costs: Costs,
     meanwhile: impl Fn() -> F,
 ) {
+    // What a caller gave up, or went away from, may still be on its way to the store.
+    tokio::time::sleep(STRAGGLERS).await;
     let mut bound_at = world.now() + bound(&world.history().tasks(), world.now(), costs);
     let mut known = world.history().tasks().len();
     loop {

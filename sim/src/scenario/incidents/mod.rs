@@ -27,14 +27,13 @@ use super::chaos::drained_at_last;
 use super::client::{dropped_after, is_worth_repeating};
 use crate::choices::Stream;
 use crate::history::{Entry, Event, SubmitAnswer};
+use crate::oracle::STRAGGLERS;
 use crate::scheduler::waiting_for;
 use crate::storage::SimStorage;
 use crate::world::{EPOCH, Node, SimClock, World};
 
 /// How often lapsed leases are swept.
 const SWEEP: Duration = Duration::from_secs(2);
-/// Longer than any call is under way once faults have stopped.
-const STRAGGLERS: Duration = Duration::from_secs(60);
 /// The beat at which things are made to meet.
 const BEAT: Duration = Duration::from_secs(1);
 /// How often the end of a run is looked for.
