@@ -59,7 +59,7 @@ fn sweep(profile: Profile) {
 /// The shorter stories, with fewer seeds: what each must reach is in its list of goals.
 #[test]
 fn a_burst_and_long_leases_keep_every_property() {
-    for (scenario, seeds) in [(burst::SCENARIO, 150), (long_leases::SCENARIO, 30)] {
+    for (scenario, seeds) in [(burst::SCENARIO, 300), (long_leases::SCENARIO, 30)] {
         for profile in Profile::ALL {
             let setup = Setup { scenario, profile, flaws: Vec::new() };
             let mut reached = BTreeSet::new();
