@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use steadfast_core::name::{Queue, TaskId};
 use steadfast_core::task::{Fence, Revision, Task};
-use steadfast_core::{ErrorKind, State, Timestamp};
+use steadfast_core::{ErrorKind, State, Timestamp, Verdict};
 
 use crate::storage::rows::{EdgeRow, RowKey, StoreRow};
 
@@ -119,8 +119,8 @@ pub enum Event {
         task: TaskId,
         /// The fence of the attempt.
         fence: Fence,
-        /// Whether it was done well.
-        well: bool,
+        /// What it came to.
+        word: Word,
     },
     /// A reader was shown a task.
     Looked {
@@ -242,6 +242,31 @@ pub enum Event {
         /// As goals.
         faults: Vec<&'static str>,
     },
+}
+
+/// A handler's last word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Word {
+    /// The work is done.
+    Done,
+    /// The attempt went wrong, or is over for another reason.
+    NotDone,
+    /// The attempt is lost, as in a crash: nothing is to be recorded.
+    Lost,
+}
+
+impl Word {
+    /// What a verdict says.
+    pub fn of(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Done(_) => Word::Done,
+            Verdict::Lost => Word::Lost,
+            Verdict::Retry { .. }
+            | Verdict::Fail { .. }
+            | Verdict::Cancel { .. }
+            | Verdict::Snooze { .. } => Word::NotDone,
+        }
+    }
 }
 
 /// What a client was told about a submit.
@@ -433,12 +458,13 @@ impl fmt::Display for Entry {
                 let why = if *lost { ": its lease is lost" } else { "" };
                 write!(f, "handler   of {task} fence {fence} is told to stop{why}")
             }
-            Event::Said { task, fence, well } => {
-                write!(
-                    f,
-                    "handler   of {task} fence {fence} says {}",
-                    if *well { "done" } else { "not done" }
-                )
+            Event::Said { task, fence, word } => {
+                let says = match word {
+                    Word::Done => "done",
+                    Word::NotDone => "not done",
+                    Word::Lost => "that it is lost",
+                };
+                write!(f, "handler   of {task} fence {fence} says {says}")
             }
             Event::Looked { reader, task, rev, state, .. } => {
                 write!(f, "reader    {reader} is shown {task} {state} rev {rev}")

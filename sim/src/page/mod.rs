@@ -206,7 +206,7 @@ mod tests {
 
     use super::*;
     use crate::choices::{Decision, Site, Stream};
-    use crate::history::{Entry, Event, SubmitAnswer};
+    use crate::history::{Entry, Event, SubmitAnswer, Word};
     use crate::oracle::made;
     use crate::scenario::workers;
     use crate::storage::flaws::Flaw;
@@ -266,7 +266,7 @@ mod tests {
             (9_000, Event::Crashed { node: "w2.0".into() }),
             (25_020, entered("w1.0", 2)),
             (26_000, Event::Thawed { node: "w0.0".into() }),
-            (26_000, Event::Said { task: id(), fence: 1, well: true }),
+            (26_000, Event::Said { task: id(), fence: 1, word: Word::Done }),
             (27_000, Event::Told { task: id(), fence: 2, lost: false }),
             (90_000, Event::Healed),
         ]
