@@ -9,6 +9,7 @@ use std::fmt;
 
 use crate::capsule::Capsule;
 use crate::oracle::{self, Violation};
+use crate::scenario::workers;
 use crate::shrink::{TRIES_MAX, shrink_report};
 use crate::strategy::Strategy;
 use crate::sweep::{Report, Setup};
@@ -181,9 +182,14 @@ impl Page {
             }
             writeln!(f)?;
             if flaws.is_empty() && *strategy == Strategy::Random {
+                // The tests run `workers` unless they are told of another scenario.
+                let of_scenario = match scenario.name {
+                    name if name == workers::SCENARIO.name => String::new(),
+                    name => format!("STEADFAST_SCENARIO={name} "),
+                };
                 writeln!(
                     f,
-                    "  STEADFAST_SEED={seed} STEADFAST_PROFILE={profile} cargo test -p steadfast-tests simulation"
+                    "  {of_scenario}STEADFAST_SEED={seed} STEADFAST_PROFILE={profile} cargo test -p steadfast-tests simulation"
                 )?;
             }
         }
