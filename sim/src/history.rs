@@ -63,7 +63,7 @@ pub enum Event {
         task: TaskId,
         /// The fence under which it was sent.
         fence: Fence,
-        /// The number of the line that it brought.
+        /// The number of the line that it brought; 0 for a finished step.
         number: u32,
         /// Whether it was kept.
         kept: bool,
@@ -278,6 +278,8 @@ pub enum SubmitAnswer {
     Refused(String),
     /// An error of this kind.
     Failed(ErrorKind),
+    /// It was answered with a task that was asked for otherwise.
+    Foreign(TaskId),
     /// The caller went away before it was answered.
     Dropped,
 }
@@ -438,6 +440,9 @@ impl fmt::Display for Entry {
             Event::Aliased { alias, task } => write!(f, "commit    {alias} stands for {task}"),
             Event::Pruned { task } => write!(f, "commit    {} is forgotten", task.id),
             Event::Lost { task } => write!(f, "store     has lost {}", task.id),
+            Event::Reported { task, fence, number: 0, .. } => {
+                write!(f, "handler   of {task} fence {fence} hears that a step was kept")
+            }
             Event::Reported { task, fence, number, kept } => {
                 let what = if *kept { "kept" } else { "refused" };
                 write!(f, "handler   of {task} fence {fence} hears that line {number} was {what}")

@@ -53,6 +53,12 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             found.add(id, format!("{id} was rescued {} times of {}", after.rescues, after.rescues_max));
         }
         let Some(before) = before else { continue };
+        // Else its budget would never be used up.
+        let was_taken = before.state == State::Running && after.state == State::Ready;
+        if was_taken && after.cause == Some(Cause::LeaseLapsed) && after.rescues != before.rescues + 1 {
+            let (is, was) = (after.rescues, before.rescues);
+            found.add(id, format!("{id} was rescued, and {is} rescues are counted after {was}"));
+        }
         // From then on it may be claimed, even if the store's clock is set back.
         let may_run = |state| matches!(state, State::Ready | State::Running);
         let let_go = may_run(after.state) && !may_run(before.state);
@@ -186,7 +192,10 @@ mod tests {
         let last_word = Event::Said { task: task().id, fence: running().fence, word: Word::NotDone };
         let mut retried_too_soon = changes(&[(0, running()), (1, too_soon)]);
         retried_too_soon.insert(1, event(1, last_word));
+        let mut rescued = task();
+        (rescued.fence, rescued.cause) = (1, Some(Cause::LeaseLapsed));
         for bad in [
+            changes(&[(0, running()), (1, rescued)]),
             changes(&[(0, task()), (1, too_often)]),
             changes(&[(0, task()), (1, too_many)]),
             changes(&[(0, later.clone()), (1, early.clone())]),

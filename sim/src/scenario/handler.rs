@@ -108,7 +108,10 @@ async fn speak(node: &Node, context: &Context) -> Result<(), Verdict> {
         8 => {
             let fresh = own.clone().into_bytes();
             let stored = context.step("first", || async { Ok::<_, Verdict>(fresh) }).await?;
-            if stored.as_ref() != own.as_bytes() {
+            if stored.as_ref() == own.as_bytes() {
+                let (task, fence) = (context.task_id().clone(), context.fence());
+                node.record(Event::Reported { task, fence, number: 0, kept: true });
+            } else {
                 node.record(Event::Did { what: REMEMBERED });
             }
         }
