@@ -87,6 +87,11 @@ pub enum Event {
         /// Whether it was acknowledged.
         acknowledged: bool,
     },
+    /// A cancel was told that it came too late, and had ended the task itself.
+    Overlooked {
+        /// The task.
+        task: TaskId,
+    },
     /// Somebody asked to try a task again: at once where it waits for its time, and anew, as a task of its family, where it
     /// has ended.
     Retrying {
@@ -121,6 +126,15 @@ pub enum Event {
         fence: Fence,
         /// What it came to.
         word: Word,
+    },
+    /// A handler that hears nothing was still at work long after its attempt's timeout and grace.
+    Outlived {
+        /// The process.
+        node: String,
+        /// The task.
+        task: TaskId,
+        /// The fence of the attempt.
+        fence: Fence,
     },
     /// A reader was shown a task.
     Looked {
@@ -212,6 +226,25 @@ pub enum Event {
     StoreCrashed {
         /// How long.
         down: Duration,
+    },
+    /// Another process than its worker's prolonged a task's lease.
+    Prolonged {
+        /// The task.
+        task: TaskId,
+        /// The worker that has the lease.
+        worker: String,
+        /// The process.
+        by: String,
+    },
+    /// A stranger locks a task's row for longer than a lease.
+    Held {
+        /// The task.
+        task: TaskId,
+    },
+    /// A worker was told to drain.
+    Draining {
+        /// Its process.
+        node: String,
     },
     /// A transaction stood still with its locks.
     Stalled {
@@ -315,8 +348,8 @@ impl History {
         self.lock().entries.push(Entry { at, event });
     }
 
-    /// Adds what a transaction has written: of its changes, which all happen at once, those that end a task first.
-    pub(crate) fn committed(&self, at: Timestamp, rows: &[StoreRow], deleted: &[RowKey]) {
+    /// Adds what a transaction of this process has written: of its changes, which all happen at once, those that end a task first.
+    pub(crate) fn committed(&self, at: Timestamp, by: &str, rows: &[StoreRow], deleted: &[RowKey]) {
         let state = &mut *self.lock();
         let ends = |row: &&StoreRow| matches!(row, StoreRow::Task(row) if row.task.state.is_terminal());
         for row in rows.iter().filter(ends).chain(rows.iter().filter(|row| !ends(row))) {
@@ -324,6 +357,12 @@ impl History {
                 StoreRow::Task(row) => {
                     let after = row.task.clone();
                     let before = state.tasks.insert(after.id.clone(), after.clone());
+                    if let Some(before) = &before
+                        && let Some(worker) = prolonged_by_another(before, &after, by)
+                    {
+                        let (task, by) = (after.id.clone(), by.to_owned());
+                        state.entries.push(Entry { at, event: Event::Prolonged { task, worker, by } });
+                    }
                     Event::Changed { before, after }
                 }
                 StoreRow::Edge(edge) if edge.gone => continue,
@@ -402,6 +441,13 @@ impl History {
     }
 }
 
+/// The worker whose lease a transaction of this process has prolonged, if it is another's.
+fn prolonged_by_another(before: &Task, after: &Task, by: &str) -> Option<String> {
+    let is_renewal = before.rev == after.rev && after.lease_expires_at > before.lease_expires_at;
+    let worker = after.worker.as_ref().filter(|worker| is_renewal && worker.as_str() != by)?;
+    Some(worker.to_string())
+}
+
 /// The parents of each task, by the edges in a history.
 pub(crate) fn parents(entries: &[Entry]) -> BTreeMap<TaskId, Vec<TaskId>> {
     let mut parents: BTreeMap<TaskId, Vec<TaskId>> = BTreeMap::new();
@@ -455,6 +501,7 @@ impl fmt::Display for Entry {
             Event::Cancelled { task, acknowledged: false } => {
                 write!(f, "client    cancel of {task} came too late")
             }
+            Event::Overlooked { task } => write!(f, "client    finds that its own cancel has ended {task}"),
             Event::Retrying { task } => write!(f, "client    asks to try {task} again"),
             Event::Entered { node, task, fence, .. } => {
                 write!(f, "handler   {node} enters {task} fence {fence}")
@@ -471,6 +518,13 @@ impl fmt::Display for Entry {
                 };
                 write!(f, "handler   of {task} fence {fence} says {says}")
             }
+            Event::Outlived { task, fence, .. } => {
+                write!(f, "handler   of {task} fence {fence} is still at work")
+            }
+            Event::Prolonged { task, worker, by } => {
+                write!(f, "commit    the lease of {worker} on {task} is prolonged by {by}")
+            }
+            Event::Held { task } => write!(f, "store     a stranger locks the row of {task}"),
             Event::Looked { reader, task, rev, state, .. } => {
                 write!(f, "reader    {reader} is shown {task} {state} rev {rev}")
             }
@@ -496,6 +550,7 @@ fn write_of_world(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
         Event::Closed { connections } => {
             write!(f, "store     has {connections} connections when everybody has gone")
         }
+        Event::Draining { node } => write!(f, "node      {node} is told to drain"),
         Event::Started { node } => write!(f, "node      {node} starts"),
         Event::Crashed { node } => write!(f, "node      {node} crashes"),
         Event::Froze { node } => write!(f, "node      {node} freezes"),
@@ -528,10 +583,14 @@ fn write_of_world(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
         | Event::Submitting { .. }
         | Event::Submitted { .. }
         | Event::Cancelled { .. }
+        | Event::Overlooked { .. }
         | Event::Retrying { .. }
         | Event::Entered { .. }
         | Event::Told { .. }
         | Event::Said { .. }
+        | Event::Outlived { .. }
+        | Event::Held { .. }
+        | Event::Prolonged { .. }
         | Event::Looked { .. }
         | Event::Missed { .. }
         | Event::Follows { .. }

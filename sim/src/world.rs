@@ -255,8 +255,8 @@ impl Server {
         wake
     }
 
-    /// A transaction has committed, at this very instant.
-    pub(crate) fn committed(&self, rows: &[StoreRow], deleted: &[RowKey]) {
+    /// A transaction of this process has committed, at this very instant.
+    pub(crate) fn committed(&self, by: &str, rows: &[StoreRow], deleted: &[RowKey]) {
         let mut hint = Hint { ready: false, changed: false };
         for row in rows {
             match row {
@@ -275,7 +275,7 @@ impl Server {
                 | StoreRow::Item(_) => {}
             }
         }
-        self.history.committed(self.now(), rows, deleted);
+        self.history.committed(self.now(), by, rows, deleted);
         self.sync_now_and_then();
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (number, wake) in listeners.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! P4: the fence strictly rises, and what is said under an old fence changes nothing: it never ends the task, and
-//! none of its reports is kept. Handlers of the simulation put their fence into all that they say.
+//! P4: the fence strictly rises, and what is said under an old fence changes nothing: it never ends the task, none of its
+//! reports is kept, and it prolongs no other worker's lease. Handlers of the simulation put their fence into all that they say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Facts, Found, Property};
 use crate::history::{Event, fence_in};
@@ -13,8 +13,16 @@ pub(super) const PROPERTY: Property =
 fn check(facts: &Facts<'_>, found: &mut Found) {
     check_ends(facts, found);
     let mut tasks = BTreeMap::new();
+    let mut workers = BTreeSet::new();
     for entry in facts.entries {
         match &entry.event {
+            Event::Started { node } => {
+                workers.insert(node);
+            }
+            // Where a worker isn't named like its process nothing is known.
+            Event::Prolonged { task, worker, by } if workers.contains(worker) => {
+                found.add(task, format!("the lease of {worker} on {task} was prolonged by {by}"));
+            }
             Event::Changed { after, .. } => {
                 tasks.insert(&after.id, after);
                 let said = after.progress.as_ref().and_then(|progress| fence_in(progress.message.as_bytes()));
@@ -85,6 +93,14 @@ mod tests {
             changes(&[(0, Task { progress, ..running() })])
         };
         tells_apart(&PROPERTY, &says("fence 1"), &says("fence 0"));
+    }
+
+    #[test]
+    fn a_lease_that_another_worker_prolongs_is_noticed() {
+        let started = event(0, Event::Started { node: "w".into() });
+        let by = "v".to_owned();
+        let prolonged = event(1, Event::Prolonged { task: task().id, worker: "w".into(), by });
+        tells_apart(&PROPERTY, std::slice::from_ref(&prolonged), &[started, prolonged.clone()]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub(super) const PROPERTY: Property = Property {
 fn check(facts: &Facts<'_>, found: &mut Found) {
     check_deadlines(facts, found);
     check_rescues(facts, found);
+    check_lengths(facts, found);
     let mut hastened = BTreeSet::new();
     // The last words of handlers. A backoff counts from then on at the earliest, and not from the commit: between the
     // statement that reads the clock and the commit a transaction may stand still, and with SQLite its process.
@@ -97,7 +98,8 @@ fn check_rescues(facts: &Facts<'_>, found: &mut Found) {
             Event::Changed { before: Some(before), after } if after.fence > before.fence => {
                 claimed.insert(&after.id, (after.fence, entry.at));
             }
-            Event::Said { task, word: Word::Lost, .. } => {
+            // Who has the row locked lets nobody renew the lease.
+            Event::Said { task, word: Word::Lost, .. } | Event::Held { task } => {
                 claimed.remove(task);
             }
             Event::Changed { before: Some(before), after } if after.rescues > before.rescues => {
@@ -107,6 +109,28 @@ fn check_rescues(facts: &Facts<'_>, found: &mut Found) {
                 if is_calm && !stopped.contains(worker) {
                     found.add(&after.id, format!("{} was rescued from {worker}, which lives", after.id));
                 }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// An attempt is over when its timeout and its grace have passed, whatever its handler does: unless its worker stood still.
+fn check_lengths(facts: &Facts<'_>, found: &mut Found) {
+    let mut entered: BTreeMap<(&TaskId, Fence), &str> = BTreeMap::new();
+    for entry in facts.entries {
+        match &entry.event {
+            Event::Entered { node, task, fence, .. } => {
+                entered.insert((task, *fence), node);
+            }
+            Event::Froze { node } => entered.retain(|_, of| *of != node),
+            Event::Outlived { task, fence, .. } if entered.contains_key(&(task, *fence)) => {
+                found.add(
+                    task,
+                    format!(
+                        "the attempt of {task} under fence {fence} has outlived its timeout and its grace"
+                    ),
+                );
             }
             _ => {}
         }
@@ -172,7 +196,20 @@ mod tests {
         tells_apart(&PROPERTY, &run(60, Some(Event::Drained { node: "w".into(), attempts: 0 })), &bad);
         let lost = Event::Said { task: task().id, fence: 1, word: Word::Lost };
         tells_apart(&PROPERTY, &run(60, Some(lost)), &bad);
+        tells_apart(&PROPERTY, &run(60, Some(Event::Held { task: task().id })), &bad);
         tells_apart(&PROPERTY, &run(59, None), &bad);
+    }
+
+    #[test]
+    fn an_attempt_that_outlives_its_grace_is_noticed() {
+        let run = |between: Option<Event>| {
+            let payload_id = "t".to_owned();
+            let entered = Event::Entered { node: "w".into(), task: task().id, payload_id, fence: 1 };
+            let outlived = Event::Outlived { node: "w".into(), task: task().id, fence: 1 };
+            let events = [Some(entered), between, Some(outlived)];
+            events.into_iter().flatten().map(|one| event(1, one)).collect::<Vec<_>>()
+        };
+        tells_apart(&PROPERTY, &run(Some(Event::Froze { node: "w".into() })), &run(None));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! P15: after an acknowledged cancel the task is never claimed again, gets no slot that it waits for, and ends.
+//! P15: after an acknowledged cancel the task is never claimed again, gets no slot that it waits for, and ends. And a cancel
+//! that ends a task is acknowledged.
 
 use std::collections::BTreeSet;
 
@@ -14,6 +15,9 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
         match &entry.event {
             Event::Cancelled { task, acknowledged: true } => {
                 cancelled.insert(task);
+            }
+            Event::Overlooked { task } => {
+                found.add(task, format!("a cancel of {task} was answered as too late, and had ended it"));
             }
             Event::Changed { before: Some(before), after }
                 if before.slot_waiting
@@ -44,6 +48,13 @@ mod tests {
     use super::*;
 
     use steadfast_core::{State, Task};
+
+    #[test]
+    fn a_cancel_that_is_not_told_what_it_did_is_noticed() {
+        let late = event(1, Event::Cancelled { task: task().id, acknowledged: false });
+        let overlooked = event(1, Event::Overlooked { task: task().id });
+        tells_apart(&PROPERTY, std::slice::from_ref(&late), &[late.clone(), overlooked]);
+    }
 
     #[test]
     fn a_claim_after_a_cancel_is_noticed() {

@@ -1,6 +1,7 @@
 //! P21: a worker that was drained leaves nothing behind, and what it gave back can be claimed at once. What it leaves is
 //! judged only where faults had stopped long before it claimed: what it was claimed without being told, or couldn't settle
 //! because the store was out of reach, lapses; and so does what a handler gave up as lost.
+//! From the moment when it is told to drain it enters no handler.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ pub(super) const PROPERTY: Property =
 fn check(facts: &Facts<'_>, found: &mut Found) {
     let mut calm: Option<Timestamp> = None;
     let mut claimed: BTreeMap<&TaskId, (&Task, Timestamp)> = BTreeMap::new();
+    let mut draining: BTreeMap<&str, Timestamp> = BTreeMap::new();
     for entry in facts.entries {
         match &entry.event {
             Event::Healed => calm = Some(entry.at + STRAGGLERS),
@@ -33,6 +35,15 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             }
             Event::Said { task, word: Word::Lost, .. } => {
                 claimed.remove(task);
+            }
+            Event::Draining { node } => {
+                draining.insert(node, entry.at);
+            }
+            // What was claimed before is given back as it is.
+            Event::Entered { node, task, .. }
+                if draining.get(node.as_str()).is_some_and(|since| *since < entry.at) =>
+            {
+                found.add(task, format!("{task} was entered by {node}, which had been told to drain"));
             }
             Event::Drained { node, .. } => {
                 let is_left = |(task, at): &&(&Task, Timestamp)| {
@@ -68,6 +79,19 @@ fn check_given_back(task: &Task, now: Timestamp, found: &mut Found) {
 mod tests {
     use super::super::made::*;
     use super::*;
+
+    #[test]
+    fn a_handler_that_a_draining_worker_enters_is_noticed() {
+        let run = |at: i64, node: &str| {
+            let (node, payload_id) = (node.to_owned(), "t".to_owned());
+            let draining = event(5, Event::Draining { node: "w".into() });
+            let entered = event(at, Event::Entered { node, task: task().id, payload_id, fence: 1 });
+            if at < 5 { [entered, draining] } else { [draining, entered] }
+        };
+        tells_apart(&PROPERTY, &run(4, "w"), &run(6, "w"));
+        tells_apart(&PROPERTY, &run(5, "w"), &run(6, "w"));
+        tells_apart(&PROPERTY, &run(6, "v"), &run(6, "w"));
+    }
 
     #[test]
     fn a_task_that_a_drained_worker_keeps_is_noticed() {

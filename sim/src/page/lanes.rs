@@ -172,10 +172,13 @@ impl Lanes {
             | Event::Aliased { .. }
             | Event::Pruned { .. }
             | Event::Lost { .. }
+            | Event::Held { .. }
+            | Event::Prolonged { .. }
             | Event::Closed { .. } => Some(STORE),
             Event::Submitting { .. }
             | Event::Submitted { .. }
             | Event::Cancelled { .. }
+            | Event::Overlooked { .. }
             | Event::Retrying { .. }
             | Event::Looked { .. }
             | Event::Missed { .. }
@@ -192,6 +195,8 @@ impl Lanes {
             | Event::Froze { node }
             | Event::Thawed { node }
             | Event::Drained { node, .. }
+            | Event::Draining { node }
+            | Event::Outlived { node, .. }
             | Event::Jumped { node, .. } => Some(lane_of(node)),
             Event::Noted { node: Some(node), .. } => Some(lane_of(node)),
             Event::Noted { node: None, .. } | Event::Asserted { .. } | Event::Did { .. } => {
@@ -260,6 +265,7 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         Event::Submitting { task }
         | Event::Submitted { task, .. }
         | Event::Cancelled { task, .. }
+        | Event::Overlooked { task }
         | Event::Retrying { task }
         | Event::Kept { task, .. }
         | Event::Aliased { task, .. }
@@ -270,6 +276,9 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Missed { task, .. }
         | Event::Follows { task, .. }
         | Event::Followed { task, .. }
+        | Event::Outlived { task, .. }
+        | Event::Held { task }
+        | Event::Prolonged { task, .. }
         | Event::Said { task, .. } => Some(task),
         Event::Noted { task, .. } => task.as_ref(),
         Event::Edge(_)
@@ -279,6 +288,7 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Froze { .. }
         | Event::Thawed { .. }
         | Event::Drained { .. }
+        | Event::Draining { .. }
         | Event::Closed { .. }
         | Event::Asserted { .. }
         | Event::StoreCrashed { .. }

@@ -11,7 +11,7 @@ use steadfast_core::engine::{Cancelled, Submitted};
 use steadfast_core::name::{Key, Kind, Queue, Slot, TaskId};
 use steadfast_core::step::{Prune, QueuePause, Refusal};
 use steadfast_core::task::{Due, NewTask, OnConflict, OnParentFailure, Parent, Task};
-use steadfast_core::{Engine, Error, ErrorKind};
+use steadfast_core::{Engine, Error, ErrorKind, State};
 
 use crate::choices::{Choices, Stream};
 use crate::history::{Event, SubmitAnswer};
@@ -194,9 +194,18 @@ impl Client {
     }
 
     pub(super) async fn cancel(&self, task: &TaskId) {
-        let Ok(cancelled) = self.engine.cancel(task, "no longer needed").await else { return };
+        // By the reason the end is known for this cancel's own.
+        let reason = format!("no longer needed, {}", self.node.world().server().next_seq());
+        let Ok(cancelled) = self.engine.cancel(task, &reason).await else { return };
         let acknowledged = matches!(cancelled, Cancelled::Ended | Cancelled::Requested);
         self.node.record(Event::Cancelled { task: task.clone(), acknowledged });
+        let is_its_own =
+            |ended: &Task| ended.state == State::Cancelled && ended.error.as_ref() == Some(&reason);
+        if !acknowledged
+            && self.node.world().history().any_task(|other| other.id == *task && is_its_own(other))
+        {
+            self.node.record(Event::Overlooked { task: task.clone() });
+        }
     }
 
     async fn pause(&self, number: u64) {

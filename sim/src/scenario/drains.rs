@@ -76,6 +76,7 @@ async fn run(world: World) {
         // The next is there before or after: what is given back in between waits.
         let before = api.pick(Stream::Workload, "overlap", turn, 2) == 1;
         let next = if before { Some(start(&world, turn)) } else { None };
+        world.record(Event::Draining { node: name(turn - 1) });
         worker.drain();
         waiting_for("the worker to be drained", tokio::time::sleep(DRAINED_WITHIN)).await;
         worker = next.unwrap_or_else(|| start(&world, turn));
@@ -89,7 +90,11 @@ async fn run(world: World) {
 }
 
 fn start(world: &World, number: u64) -> DrainHandle {
-    Process::start(world, format!("worker-{number}")).work(2, WORK)
+    Process::start(world, name(number)).work(2, WORK)
+}
+
+fn name(number: u64) -> String {
+    format!("worker-{number}")
 }
 
 fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {

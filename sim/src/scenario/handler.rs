@@ -173,6 +173,8 @@ async fn work(node: &Node, context: &Context, tempo: Tempo) -> Verdict {
             // Deaf: it ends at its timeout or when it is dropped.
             let _busy = node.keep_busy();
             tokio::time::sleep(tempo.of(TIMEOUT * 2)).await;
+            let (task, fence) = (context.task_id().clone(), context.fence());
+            node.record(Event::Outlived { node: node.name().into(), task, fence });
             done()
         }
     }

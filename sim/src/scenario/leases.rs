@@ -8,11 +8,13 @@ use futures_util::future::{Either, select};
 use steadfast_core::name::TaskId;
 use steadfast_core::{Cause, State, Task, Timestamp, Verdict};
 
+use super::chaos::LEASE;
 use super::incidents::{Process, Work, done, goals, heal_and_end, new_task, number_of, places, told};
 use super::{Goals, Scenario};
 use crate::choices::Stream;
 use crate::history::{Entry, Event};
-use crate::world::World;
+use crate::scheduler::waiting_for;
+use crate::world::{Profile, World};
 
 const RESCUED: &str = "a lease lapsed and the task was rescued";
 const REVIVED: &str = "a lease that had lapsed was renewed before anybody rescued the task";
@@ -80,6 +82,27 @@ async fn run(world: World) {
         api.pause("next request", number, &[1_000, 0, 5_000]).await;
     }
     heal_and_end(&world).await;
+    if world.server().profile == Profile::Postgres {
+        beside_a_stranger(&world, &api).await;
+    }
+}
+
+/// Somebody locks one task's row for longer than a lease: only that lease may lapse. (SQLite has one lock, for all rows.)
+async fn beside_a_stranger(world: &World, api: &Process) {
+    // One that hasn't stood still.
+    Process::start_worker(world, "worker-2", 4, WORK);
+    for number in TASKS..TASKS * 2 {
+        api.submit(new_task("task", number), 0).await;
+    }
+    let held = new_task("task", TASKS).id;
+    if lease_of(world, &held).await.is_some() {
+        world.record(Event::Held { task: held.clone() });
+        // Where the row is locked already the task has just changed hands, and there is nothing to see.
+        let _ = api.node.storage().hold(&held, LEASE + LEASE / 2).await;
+    }
+    while !world.history().tasks().values().all(|task| task.state.is_terminal()) {
+        waiting_for("all tasks to end", tokio::time::sleep(Duration::from_secs(2))).await;
+    }
 }
 
 /// The task as it was claimed, if it is in time.

@@ -129,7 +129,7 @@ impl Session {
         match progress {
             Progress::Done(answer) => {
                 let rows = answer.expect("a guarded write of one table conflicts with nothing");
-                self.server.committed(&rows, &[]);
+                self.server.committed("service", &rows, &[]);
                 rows
             }
             Progress::Waiting => unreachable!("nobody keeps a lock"),

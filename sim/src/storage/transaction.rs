@@ -199,7 +199,7 @@ impl Transaction {
                 if self.has(Flaw::IdCursorReader) {
                     self.server.number_changes(&written, self.number);
                 }
-                self.server.committed(&written, &deleted);
+                self.server.committed(self.client.name(), &written, &deleted);
             }
             ended
         };
