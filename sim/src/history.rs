@@ -1,6 +1,8 @@
 //! What happened in a run, in order: commits as the store made them, and what handlers and clients saw. The oracle
 //! judges it; a failure prints it.
 
+mod words;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,9 +10,11 @@ use std::time::Duration;
 
 use steadfast_core::name::{Queue, TaskId};
 use steadfast_core::task::{Fence, Revision, Task};
-use steadfast_core::{ErrorKind, State, Timestamp, Verdict};
+use steadfast_core::{State, Timestamp};
 
 use crate::storage::rows::{EdgeRow, RowKey, StoreRow};
+
+pub use words::{SubmitAnswer, Word};
 
 /// One thing that happened.
 #[derive(Debug, Clone, Hash)]
@@ -275,46 +279,6 @@ pub enum Event {
         /// As goals.
         faults: Vec<&'static str>,
     },
-}
-
-/// A handler's last word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Word {
-    /// The work is done.
-    Done,
-    /// The attempt went wrong, or is over for another reason.
-    NotDone,
-    /// The attempt is lost, as in a crash: nothing is to be recorded.
-    Lost,
-}
-
-impl Word {
-    /// What a verdict says.
-    pub fn of(verdict: &Verdict) -> Self {
-        match verdict {
-            Verdict::Done(_) => Word::Done,
-            Verdict::Lost => Word::Lost,
-            Verdict::Retry { .. }
-            | Verdict::Fail { .. }
-            | Verdict::Cancel { .. }
-            | Verdict::Snooze { .. } => Word::NotDone,
-        }
-    }
-}
-
-/// What a client was told about a submit.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum SubmitAnswer {
-    /// Accepted, under this id.
-    Accepted(TaskId),
-    /// Refused, for a stated reason.
-    Refused(String),
-    /// An error of this kind.
-    Failed(ErrorKind),
-    /// It was answered with a task that was asked for otherwise.
-    Foreign(TaskId),
-    /// The caller went away before it was answered.
-    Dropped,
 }
 
 /// An event and when it happened, by the store's clock.

@@ -1,0 +1,44 @@
+//! What handlers and clients say and are told.
+
+use steadfast_core::name::TaskId;
+use steadfast_core::{ErrorKind, Verdict};
+
+/// A handler's last word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Word {
+    /// The work is done.
+    Done,
+    /// The attempt went wrong, or is over for another reason.
+    NotDone,
+    /// The attempt is lost, as in a crash: nothing is to be recorded.
+    Lost,
+}
+
+impl Word {
+    /// What a verdict says.
+    pub fn of(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Done(_) => Word::Done,
+            Verdict::Lost => Word::Lost,
+            Verdict::Retry { .. }
+            | Verdict::Fail { .. }
+            | Verdict::Cancel { .. }
+            | Verdict::Snooze { .. } => Word::NotDone,
+        }
+    }
+}
+
+/// What a client was told about a submit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SubmitAnswer {
+    /// Accepted, under this id.
+    Accepted(TaskId),
+    /// Refused, for a stated reason.
+    Refused(String),
+    /// An error of this kind.
+    Failed(ErrorKind),
+    /// It was answered with a task that was asked for otherwise.
+    Foreign(TaskId),
+    /// The caller went away before it was answered.
+    Dropped,
+}
