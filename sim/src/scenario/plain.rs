@@ -1,5 +1,6 @@
-//! Long work under leases: three workers as they are configured by default, and twenty tasks that run for up to minutes
-//! or go wrong and are tried again after minutes, while workers crash and freeze. Nearly all of its time is waiting.
+//! Twenty tasks with nothing special to them on three workers that crash, freeze and restart: claiming, running, renewing,
+//! settling and trying again, and whatever calls to a store can meet. Twice: in a few seconds (`plain`), and under leases as
+//! they are configured by default, with work of minutes (`long-leases`), where nearly all of the time is waiting.
 
 use std::time::Duration;
 
@@ -21,46 +22,95 @@ use super::handler::actor;
 use super::workers::WORKERS;
 use super::{Goals, Scenario};
 
-/// How long faults last.
-const STORM: Duration = Duration::from_secs(120);
-/// How often the run looks whether all has ended.
-const LOOK: Duration = Duration::from_secs(10);
-
-/// This scenario.
+/// In seconds.
 pub const SCENARIO: Scenario = Scenario {
+    name: "plain",
+    about: "three workers that crash, freeze and restart run twenty tasks with nothing special to them, in a few seconds",
+    goals: Goals { all: GOALS, reached: goals::reached, has_faults: false },
+    run: &|world| Box::pin(run(world, &SECONDS)),
+};
+
+/// In minutes.
+pub const LONG_LEASES: Scenario = Scenario {
     name: "long-leases",
     about: "three workers with default leases run long tasks that are renewed, rescued, and tried again after minutes",
     goals: Goals { all: GOALS, reached: goals::reached, has_faults: false },
-    run: &|world| Box::pin(run(world)),
+    run: &|world| Box::pin(run(world, &MINUTES)),
 };
 
 const GOALS: &[&str] = &[
     "a lease lapsed and the task was rescued",
     "a zombie spoke after its attempt was lost",
     "an attempt was retried",
+    "a worker crashed while it ran a task",
 ];
 
-async fn run(world: World) {
+/// How long everything takes, in milliseconds; of several times the first is the default.
+struct Pace {
+    /// How long faults last.
+    storm: u64,
+    lease: u64,
+    sweep: u64,
+    /// The shortest and the longest.
+    backoff: [u64; 2],
+    work: [u64; 4],
+    between_blows: [u64; 4],
+    dead: [u64; 4],
+    /// Just within the lease, just past it, long past it.
+    frozen: [u64; 4],
+    /// How often the run looks whether all has ended.
+    look: u64,
+}
+
+const SECONDS: Pace = Pace {
+    storm: 1_000,
+    lease: 600,
+    sweep: 1_000,
+    backoff: [100, 400],
+    work: [0, 5, 50, 700],
+    between_blows: [50, 150, 350, 700],
+    dead: [0, 25, 580, 800],
+    frozen: [100, 580, 620, 1_000],
+    look: 500,
+};
+
+const MINUTES: Pace = Pace {
+    storm: 120_000,
+    lease: 30_000,
+    sweep: 1_000,
+    backoff: [30_000, 300_000],
+    work: [20_000, 5_000, 45_000, 90_000],
+    between_blows: [10_000, 30_000, 50_000, 70_000],
+    dead: [0, 1_000, 29_000, 60_000],
+    frozen: [5_000, 29_000, 31_000, 90_000],
+    look: 10_000,
+};
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+async fn run(world: World, pace: &'static Pace) {
     let node = world.start("api", 100);
     let (engine, commits) = Engine::new(node.storage(), node.clock());
     node.spawn("committer", commits);
     let client = Client { node, engine };
-    let until = Instant::now() + STORM;
-    let haunted = (0..WORKERS).map(|number| Place { world: world.clone(), number }.haunt(until));
-    let submits = (0..TASKS).map(|number| client.submit(number, long_task(number)));
-    let (drains, _, ()) = join3(join_all(haunted), join_all(submits), sleep(STORM)).await;
+    let until = Instant::now() + ms(pace.storm);
+    let haunted = (0..WORKERS).map(|number| Place { world: world.clone(), number, pace }.haunt(until));
+    let submits = (0..TASKS).map(|number| client.submit(number, task(number, pace)));
+    let (drains, _, ()) = join3(join_all(haunted), join_all(submits), sleep(ms(pace.storm))).await;
     world.heal();
     // The bound on this wait is the run's bound on virtual time.
-    while world.history().any_task(|task| !task.state.is_terminal()) {
-        sleep(LOOK).await;
+    while !world.is_quiet() || world.history().any_task(|task| !task.state.is_terminal()) {
+        sleep(ms(pace.look)).await;
     }
     drains.iter().for_each(DrainHandle::drain);
 }
 
-fn long_task(number: u64) -> NewTask {
+fn task(number: u64, pace: &Pace) -> NewTask {
     let id = id(number);
     let mut task = NewTask::new(id.clone(), Kind::trusted("work"), id.as_str().as_bytes());
-    task.backoff = Backoff { min: Duration::from_secs(30), max: Duration::from_secs(300) };
+    task.backoff = Backoff { min: ms(pace.backoff[0]), max: ms(pace.backoff[1]) };
     task
 }
 
@@ -68,6 +118,7 @@ fn long_task(number: u64) -> NewTask {
 struct Place {
     world: World,
     number: u64,
+    pace: &'static Pace,
 }
 
 impl Place {
@@ -76,9 +127,14 @@ impl Place {
         let node = self.world.start(&name, 100);
         let (engine, commits) = Engine::new(node.storage(), node.clock());
         node.spawn("committer", commits);
-        node.spawn("sweeper", sweeper::run(engine.clone(), sweeper::SWEEP));
-        let handlers = Handlers::new().with(Kind::trusted("work"), Long { node: node.clone() });
-        let config = WorkerConfig { concurrency: 4, ..WorkerConfig::new(WorkerId::trusted(name)) };
+        node.spawn("sweeper", sweeper::run(engine.clone(), ms(self.pace.sweep)));
+        let work = Work { node: node.clone(), pace: self.pace };
+        let handlers = Handlers::new().with(Kind::trusted("work"), work);
+        let config = WorkerConfig {
+            concurrency: 4,
+            lease: ms(self.pace.lease),
+            ..WorkerConfig::new(WorkerId::trusted(name))
+        };
         let (supervisor, drain) =
             Supervisor::new(engine, handlers, config).expect("the configuration makes sense");
         node.spawn("supervisor", supervisor.run());
@@ -90,19 +146,18 @@ impl Place {
         let mut count = 0;
         let (mut node, mut drain) = self.start(count);
         while Instant::now() < until {
-            self.wait("between blows", [10, 30, 50, 70]).await;
+            self.wait("between blows", self.pace.between_blows).await;
             match self.pick("blow", 4) {
                 0 | 1 => {}
                 2 => {
                     node.crash();
-                    self.wait("dead for", [0, 1, 29, 60]).await;
+                    self.wait("dead for", self.pace.dead).await;
                     count += 1;
                     (node, drain) = self.start(count);
                 }
                 _ => {
                     node.freeze();
-                    // Just within the lease, just past it, long past it.
-                    self.wait("frozen for", [5, 29, 31, 90]).await;
+                    self.wait("frozen for", self.pace.frozen).await;
                     node.thaw();
                 }
             }
@@ -114,24 +169,25 @@ impl Place {
         self.world.choices().pick(Stream::Faults, site, self.number, n) as usize
     }
 
-    async fn wait(&self, site: &'static str, seconds: [u64; 4]) {
-        sleep(Duration::from_secs(seconds[self.pick(site, 4)])).await;
+    async fn wait(&self, site: &'static str, millis: [u64; 4]) {
+        sleep(ms(millis[self.pick(site, 4)])).await;
     }
 }
 
 /// A handler that takes its time.
-struct Long {
+struct Work {
     node: Node,
+    pace: &'static Pace,
 }
 
-impl Handler for Long {
+impl Handler for Work {
     fn call(&self, context: Context) -> Running {
-        let node = self.node.clone();
+        let (node, pace) = (self.node.clone(), self.pace);
         Box::pin(async move {
             let (task, fence) = (context.task_id().clone(), context.fence());
             let payload_id = String::from_utf8_lossy(context.payload()).into_owned();
             node.record(Event::Entered { node: node.name().into(), task: task.clone(), payload_id, fence });
-            let verdict = work(&node, &context).await;
+            let verdict = work(&node, &context, pace).await;
             let well = matches!(verdict, Verdict::Done(_));
             node.record(Event::Said { task, fence, well });
             verdict
@@ -139,13 +195,14 @@ impl Handler for Long {
     }
 }
 
-async fn work(node: &Node, context: &Context) -> Verdict {
+async fn work(node: &Node, context: &Context, pace: &Pace) -> Verdict {
     let pick = |site, n| node.world().choices().pick(Stream::Workload, site, actor(context), n) as usize;
-    let seconds = [20, 5, 45, 90][pick("long work", 4)];
-    let (stopped, work) =
-        (std::pin::pin!(context.stopped()), std::pin::pin!(sleep(Duration::from_secs(seconds))));
-    if let Either::Left((reason, _)) = select(stopped, work).await {
-        return Verdict::error(reason);
+    let time = ms(pace.work[pick("long work", 4)]);
+    if !time.is_zero() {
+        let (stopped, work) = (std::pin::pin!(context.stopped()), std::pin::pin!(sleep(time)));
+        if let Either::Left((reason, _)) = select(stopped, work).await {
+            return Verdict::error(reason);
+        }
     }
     if pick("goes wrong", 4) == 3 {
         return Verdict::error("the work went wrong");
