@@ -42,7 +42,6 @@ const GOALS: &[&str] = &[
     "a lease lapsed and the task was rescued",
     "a zombie spoke after its attempt was lost",
     "an attempt was retried",
-    "a worker crashed while it ran a task",
 ];
 
 /// How long everything takes, in milliseconds; of several times the first is the default.
