@@ -198,7 +198,7 @@ impl Lanes {
                 Some(&self.client)
             }
             Event::StoreCrashed { .. } | Event::Stalled { .. } => Some(STORE),
-            Event::Healed | Event::Met { .. } | Event::Overran { .. } => None,
+            Event::Healed | Event::Calm | Event::Met { .. } | Event::Overran { .. } => None,
         }
     }
 
@@ -287,6 +287,7 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Did { .. }
         | Event::Overran { .. }
         | Event::Healed
+        | Event::Calm
         | Event::Met { .. } => None,
     }
 }
