@@ -15,10 +15,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use steadfast_core::handler::Running;
-use steadfast_core::{Context, Handler, Verdict};
+use steadfast_core::{Context, Handler};
 
 use crate::choices::{Choices, ODDS};
-use crate::history::Event;
+use crate::history::{Event, Word};
 use crate::oracle;
 use crate::scheduler::{Bounds, Scheduler};
 use crate::world::{Faults, Kind, Node, Profile, World};
@@ -205,7 +205,7 @@ pub fn noted(node: &Node, handler: impl Handler) -> impl Handler {
         let running = handler.call(context);
         async move {
             let verdict = running.await;
-            node.record(Event::Said { task, fence, well: matches!(verdict, Verdict::Done(_)) });
+            node.record(Event::Said { task, fence, word: Word::of(&verdict) });
             verdict
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use steadfast_core::name::{Queue, TaskId};
 use steadfast_core::task::{Fence, Revision, Task};
-use steadfast_core::{ErrorKind, State, Timestamp};
+use steadfast_core::{ErrorKind, State, Timestamp, Verdict};
 
 use crate::storage::rows::{EdgeRow, RowKey, StoreRow};
 
@@ -63,7 +63,7 @@ pub enum Event {
         task: TaskId,
         /// The fence under which it was sent.
         fence: Fence,
-        /// The number of the line that it brought.
+        /// The number of the line that it brought; 0 for a finished step.
         number: u32,
         /// Whether it was kept.
         kept: bool,
@@ -119,8 +119,8 @@ pub enum Event {
         task: TaskId,
         /// The fence of the attempt.
         fence: Fence,
-        /// Whether it was done well.
-        well: bool,
+        /// What it came to.
+        word: Word,
     },
     /// A reader was shown a task.
     Looked {
@@ -246,6 +246,31 @@ pub enum Event {
     },
 }
 
+/// A handler's last word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Word {
+    /// The work is done.
+    Done,
+    /// The attempt went wrong, or is over for another reason.
+    NotDone,
+    /// The attempt is lost, as in a crash: nothing is to be recorded.
+    Lost,
+}
+
+impl Word {
+    /// What a verdict says.
+    pub fn of(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Done(_) => Word::Done,
+            Verdict::Lost => Word::Lost,
+            Verdict::Retry { .. }
+            | Verdict::Fail { .. }
+            | Verdict::Cancel { .. }
+            | Verdict::Snooze { .. } => Word::NotDone,
+        }
+    }
+}
+
 /// What a client was told about a submit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SubmitAnswer {
@@ -255,6 +280,8 @@ pub enum SubmitAnswer {
     Refused(String),
     /// An error of this kind.
     Failed(ErrorKind),
+    /// It was answered with a task that was asked for otherwise.
+    Foreign(TaskId),
     /// The caller went away before it was answered.
     Dropped,
 }
@@ -415,6 +442,9 @@ impl fmt::Display for Entry {
             Event::Aliased { alias, task } => write!(f, "commit    {alias} stands for {task}"),
             Event::Pruned { task } => write!(f, "commit    {} is forgotten", task.id),
             Event::Lost { task } => write!(f, "store     has lost {}", task.id),
+            Event::Reported { task, fence, number: 0, .. } => {
+                write!(f, "handler   of {task} fence {fence} hears that a step was kept")
+            }
             Event::Reported { task, fence, number, kept } => {
                 let what = if *kept { "kept" } else { "refused" };
                 write!(f, "handler   of {task} fence {fence} hears that line {number} was {what}")
@@ -435,12 +465,13 @@ impl fmt::Display for Entry {
                 let why = if *lost { ": its lease is lost" } else { "" };
                 write!(f, "handler   of {task} fence {fence} is told to stop{why}")
             }
-            Event::Said { task, fence, well } => {
-                write!(
-                    f,
-                    "handler   of {task} fence {fence} says {}",
-                    if *well { "done" } else { "not done" }
-                )
+            Event::Said { task, fence, word } => {
+                let says = match word {
+                    Word::Done => "done",
+                    Word::NotDone => "not done",
+                    Word::Lost => "that it is lost",
+                };
+                write!(f, "handler   of {task} fence {fence} says {says}")
             }
             Event::Looked { reader, task, rev, state, .. } => {
                 write!(f, "reader    {reader} is shown {task} {state} rev {rev}")

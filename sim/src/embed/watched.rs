@@ -7,7 +7,7 @@ use std::task::Poll;
 use steadfast_core::handler::Running;
 use steadfast_core::{Context, Handler, Verdict};
 
-use crate::history::Event;
+use crate::history::{Event, Word};
 
 use super::here::{self, Here};
 use super::trouble::{ENTRY, LAST_WORD};
@@ -37,8 +37,7 @@ impl Handler for Watched {
             let verdict = Attempt { handler, place: place.clone(), incarnation, process: process.clone() }
                 .run(context)
                 .await;
-            let well = matches!(verdict, Verdict::Done(_));
-            node.record(Event::Said { task: task.clone(), fence, well });
+            node.record(Event::Said { task: task.clone(), fence, word: Word::of(&verdict) });
             place.edge(incarnation, LAST_WORD, &task).await;
             verdict
         })

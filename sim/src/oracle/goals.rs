@@ -6,8 +6,10 @@ use steadfast_core::task::OnParentFailure;
 use steadfast_core::{Cause, State, Task, TaskId};
 
 use super::Facts;
-use crate::history::{Entry, Event, SubmitAnswer};
+use crate::history::{Entry, Event, SubmitAnswer, Word};
 use crate::scenario::{handler, operator, workers};
+
+const GIVEN_UP: &str = "a task was rescued whose handler had given its attempt up as lost";
 
 /// All goals that a sweep of a thousand seeds must reach.
 pub const GOALS: &[&str] = &[
@@ -38,6 +40,7 @@ pub const GOALS: &[&str] = &[
     "an ended task was forgotten",
     "a submit was refused for its slot",
     "an attempt was snoozed",
+    GIVEN_UP,
     "an attempt said how far it was",
     "a task overtook one of lower priority",
     "a delayed task ran when it was due",
@@ -65,12 +68,17 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
     let facts = Facts::new(entries, true);
     let mut reached = BTreeSet::new();
     let mut running = BTreeSet::new();
+    let mut given_up = BTreeSet::new();
     let mut paused = false;
     let mut ready: BTreeMap<&TaskId, &Task> = BTreeMap::new();
     let mut runs_anyway: BTreeMap<&TaskId, Vec<&TaskId>> = BTreeMap::new();
     for entry in entries {
         match &entry.event {
             Event::Changed { before, after } => {
+                let was_rescued = before.as_ref().is_some_and(|before| after.rescues > before.rescues);
+                if was_rescued && given_up.contains(&(&after.id, after.fence)) {
+                    reached.insert(GIVEN_UP);
+                }
                 reached.extend(of_change(before.as_deref(), after));
                 if after.state == State::Ready {
                     ready.insert(&after.id, after);
@@ -96,7 +104,10 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
                     reached.insert("the limit was reached");
                 }
             }
-            Event::Said { task, fence, .. } => {
+            Event::Said { task, fence, word } => {
+                if *word == Word::Lost {
+                    given_up.insert((task, *fence));
+                }
                 let newest = facts.tasks.get(task).map_or(0, |task| task.fence);
                 if newest > *fence {
                     reached.insert("a zombie spoke after its attempt was lost");

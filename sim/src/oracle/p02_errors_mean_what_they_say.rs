@@ -23,7 +23,10 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
                 | ErrorKind::Unavailable
                 | ErrorKind::Broken),
             ) => format!("{kind:?}"),
-            SubmitAnswer::Accepted(_) | SubmitAnswer::Failed(ErrorKind::Unknown) | SubmitAnswer::Dropped => {
+            SubmitAnswer::Accepted(_)
+            | SubmitAnswer::Foreign(_)
+            | SubmitAnswer::Failed(ErrorKind::Unknown)
+            | SubmitAnswer::Dropped => {
                 continue;
             }
         };

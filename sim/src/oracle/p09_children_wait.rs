@@ -1,10 +1,11 @@
-//! P9: no child is entered before each of its parents has ended as its edge demands.
+//! P9: no child is entered before each of its parents has ended as its edge demands. What an edge demands is said here once
+//! more: by the engine's own judgement its mistakes would be right.
 
 use std::collections::BTreeMap;
 
 use steadfast_core::State;
-use steadfast_core::decide::{EdgeOutcome, edge};
 use steadfast_core::name::TaskId;
+use steadfast_core::task::OnParentFailure;
 
 use super::{Facts, Found, Property};
 use crate::history::Event;
@@ -25,8 +26,7 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             Event::Entered { task, .. } => {
                 for of_child in edges.get(task).into_iter().flatten() {
                     let parent = states.get(&of_child.parent).copied();
-                    let verdict = parent.and_then(|state| edge(state, of_child.on_failure));
-                    if verdict != Some(EdgeOutcome::Satisfied) {
+                    if !parent.is_some_and(|state| lets_run(state, of_child.on_failure)) {
                         let parent_is = parent.map_or("unknown", State::as_str);
                         found.add(
                             task,
@@ -43,12 +43,17 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
     }
 }
 
+fn lets_run(parent: State, on_failure: OnParentFailure) -> bool {
+    match on_failure {
+        OnParentFailure::Fail => parent == State::Succeeded,
+        OnParentFailure::Run => parent.is_terminal(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::made::*;
     use super::*;
-
-    use steadfast_core::task::OnParentFailure;
 
     #[test]
     fn a_child_that_enters_early_is_noticed() {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Facts, Found, Property};
-use crate::history::Event;
+use crate::history::{Event, Word};
 use steadfast_core::name::TaskId;
 use steadfast_core::task::Fence;
 use steadfast_core::{Cause, State, Timestamp};
@@ -53,6 +53,12 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             found.add(id, format!("{id} was rescued {} times of {}", after.rescues, after.rescues_max));
         }
         let Some(before) = before else { continue };
+        // Else its budget would never be used up.
+        let was_taken = before.state == State::Running && after.state == State::Ready;
+        if was_taken && after.cause == Some(Cause::LeaseLapsed) && after.rescues != before.rescues + 1 {
+            let (is, was) = (after.rescues, before.rescues);
+            found.add(id, format!("{id} was rescued, and {is} rescues are counted after {was}"));
+        }
         // From then on it may be claimed, even if the store's clock is set back.
         let may_run = |state| matches!(state, State::Ready | State::Running);
         let let_go = may_run(after.state) && !may_run(before.state);
@@ -77,7 +83,7 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
 }
 
 /// Rescues are for what a dead or stopped worker has lost. One that neither crashed nor stood still, nor was drained, keeps
-/// its leases as long as nothing goes wrong, whatever its handlers do.
+/// its leases as long as nothing goes wrong, whatever its handlers do; but for those that a handler gives up as lost.
 fn check_rescues(facts: &Facts<'_>, found: &mut Found) {
     let mut calm = false;
     let mut stopped: BTreeSet<&str> = BTreeSet::new();
@@ -90,6 +96,9 @@ fn check_rescues(facts: &Facts<'_>, found: &mut Found) {
             }
             Event::Changed { before: Some(before), after } if after.fence > before.fence => {
                 claimed.insert(&after.id, (after.fence, calm));
+            }
+            Event::Said { task, word: Word::Lost, .. } => {
+                claimed.remove(task);
             }
             Event::Changed { before: Some(before), after } if after.rescues > before.rescues => {
                 let worker = before.worker.as_ref().map_or("", |worker| worker.as_str());
@@ -162,6 +171,8 @@ mod tests {
         tells_apart(&PROPERTY, &run(60, Some(Event::Crashed { node: "w".into() })), &bad);
         tells_apart(&PROPERTY, &run(60, Some(Event::Froze { node: "w".into() })), &bad);
         tells_apart(&PROPERTY, &run(60, Some(Event::Drained { node: "w".into(), attempts: 0 })), &bad);
+        let lost = Event::Said { task: task().id, fence: 1, word: Word::Lost };
+        tells_apart(&PROPERTY, &run(60, Some(lost)), &bad);
         tells_apart(&PROPERTY, &run(59, None), &bad);
     }
 
@@ -179,10 +190,13 @@ mod tests {
         too_soon.state = State::Scheduled;
         too_soon.cause = Some(Cause::Error);
         too_soon.due_at = at(1);
-        let last_word = Event::Said { task: task().id, fence: running().fence, well: false };
+        let last_word = Event::Said { task: task().id, fence: running().fence, word: Word::NotDone };
         let mut retried_too_soon = changes(&[(0, running()), (1, too_soon)]);
         retried_too_soon.insert(1, event(1, last_word));
+        let mut rescued = task();
+        (rescued.fence, rescued.cause) = (1, Some(Cause::LeaseLapsed));
         for bad in [
+            changes(&[(0, running()), (1, rescued)]),
             changes(&[(0, task()), (1, too_often)]),
             changes(&[(0, task()), (1, too_many)]),
             changes(&[(0, later.clone()), (1, early.clone())]),

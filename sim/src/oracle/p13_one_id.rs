@@ -1,5 +1,5 @@
 //! P13: a task has one id everywhere: the one that was answered is the one that is stored and that its handler is given;
-//! and another name stands for one task only.
+//! another name stands for one task only, and no request is answered with the task of another one.
 
 use std::collections::BTreeMap;
 
@@ -32,6 +32,12 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
                 if !facts.tasks.contains_key(told) =>
             {
                 found.add(told, format!("{told} was answered, and nothing is stored under it"));
+            }
+            Event::Submitted { task, answer: SubmitAnswer::Foreign(told) } => {
+                found.add(
+                    task,
+                    format!("the submit of {task} was answered with {told}, which does other work"),
+                );
             }
             Event::Aliased { alias, task } => match aliases.insert(alias, task) {
                 Some(other) if other != task => {
@@ -86,5 +92,12 @@ mod tests {
         tells_apart(&PROPERTY, &entered("t"), &entered("u"));
         let told = event(1, Event::Submitted { task: task().id, answer: SubmitAnswer::Accepted(task().id) });
         tells_apart(&PROPERTY, &entered("t"), &[told]);
+        let answered = |answer| {
+            let mut entries = changes(&[(0, running())]);
+            entries.push(event(1, Event::Submitted { task: TaskId::trusted("u"), answer }));
+            entries
+        };
+        let (own, foreign) = (SubmitAnswer::Accepted(task().id), SubmitAnswer::Foreign(task().id));
+        tells_apart(&PROPERTY, &answered(own), &answered(foreign));
     }
 }

@@ -1,6 +1,6 @@
 //! P21: a worker that was drained leaves nothing behind, and what it gave back can be claimed at once. What it leaves is
 //! judged only where faults had stopped, and all calls from before were over, when it claimed: what it was claimed without
-//! being told, or couldn't settle because the store was out of reach, lapses.
+//! being told, or couldn't settle because the store was out of reach, lapses; and so does what a handler gave up as lost.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use steadfast_core::name::TaskId;
 use steadfast_core::{Cause, State, Task, Timestamp};
 
 use super::{Facts, Found, Property};
-use crate::history::Event;
+use crate::history::{Event, Word};
 
 pub(super) const PROPERTY: Property =
     Property { name: "P21", meaning: "a drained worker leaves nothing behind", check };
@@ -31,6 +31,9 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
                 } else if before.as_ref().is_none_or(|before| after.fence > before.fence) {
                     claimed.insert(&after.id, (after, calm));
                 }
+            }
+            Event::Said { task, word: Word::Lost, .. } => {
+                claimed.remove(task);
             }
             Event::Drained { node, .. } => {
                 let is_left = |(task, was_calm): &&(&Task, bool)| {

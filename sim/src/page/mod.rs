@@ -9,6 +9,7 @@ use std::fmt;
 
 use crate::capsule::Capsule;
 use crate::oracle::{self, Violation};
+use crate::scenario::workers;
 use crate::shrink::{TRIES_MAX, shrink_report};
 use crate::strategy::Strategy;
 use crate::sweep::{Report, Setup};
@@ -181,9 +182,14 @@ impl Page {
             }
             writeln!(f)?;
             if flaws.is_empty() && *strategy == Strategy::Random {
+                // The tests run `workers` unless they are told of another scenario.
+                let of_scenario = match scenario.name {
+                    name if name == workers::SCENARIO.name => String::new(),
+                    name => format!("STEADFAST_SCENARIO={name} "),
+                };
                 writeln!(
                     f,
-                    "  STEADFAST_SEED={seed} STEADFAST_PROFILE={profile} cargo test -p steadfast-tests simulation"
+                    "  {of_scenario}STEADFAST_SEED={seed} STEADFAST_PROFILE={profile} cargo test -p steadfast-tests simulation"
                 )?;
             }
         }
@@ -206,7 +212,7 @@ mod tests {
 
     use super::*;
     use crate::choices::{Decision, Site, Stream};
-    use crate::history::{Entry, Event, SubmitAnswer};
+    use crate::history::{Entry, Event, SubmitAnswer, Word};
     use crate::oracle::made;
     use crate::scenario::workers;
     use crate::storage::flaws::Flaw;
@@ -266,7 +272,7 @@ mod tests {
             (9_000, Event::Crashed { node: "w2.0".into() }),
             (25_020, entered("w1.0", 2)),
             (26_000, Event::Thawed { node: "w0.0".into() }),
-            (26_000, Event::Said { task: id(), fence: 1, well: true }),
+            (26_000, Event::Said { task: id(), fence: 1, word: Word::Done }),
             (27_000, Event::Told { task: id(), fence: 2, lost: false }),
             (90_000, Event::Healed),
         ]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use steadfast_core::engine::{Cancelled, Submitted};
 use steadfast_core::name::{Key, Kind, Queue, Slot, TaskId};
 use steadfast_core::step::{Prune, QueuePause, Refusal};
-use steadfast_core::task::{Due, NewTask, OnConflict, OnParentFailure, Parent};
+use steadfast_core::task::{Due, NewTask, OnConflict, OnParentFailure, Parent, Task};
 use steadfast_core::{Engine, Error, ErrorKind};
 
 use crate::choices::{Choices, Stream};
@@ -160,7 +160,7 @@ impl Client {
         for round in 0..=rounds {
             let answer = match dropped_after(patience, self.engine.submit(task.clone())).await {
                 None => SubmitAnswer::Dropped,
-                Some(Ok(Submitted::Accepted(accepted))) => SubmitAnswer::Accepted(accepted.id),
+                Some(Ok(Submitted::Accepted(accepted))) => self.answered(&task, accepted.id),
                 // An earlier round may be on its way still, and find later that nothing speaks against it.
                 Some(Ok(Submitted::Refused(Refusal::SlotTaken(..) | Refusal::ParentMissing(_))))
                     if round > 0 =>
@@ -180,6 +180,17 @@ impl Client {
             self.node.record(Event::Submitted { task: id, answer });
             return;
         }
+    }
+
+    /// Whoever joins the holder of a slot, or sends a known key, is answered with another task, but for the same work.
+    fn answered(&self, asked: &NewTask, told: TaskId) -> SubmitAnswer {
+        let is_other = |told: &Task| told.kind != asked.kind || told.payload != asked.payload;
+        if told != asked.id
+            && self.node.world().history().tasks().get(&told).is_some_and(|told| is_other(told))
+        {
+            return SubmitAnswer::Foreign(told);
+        }
+        SubmitAnswer::Accepted(told)
     }
 
     pub(super) async fn cancel(&self, task: &TaskId) {

@@ -11,17 +11,20 @@ use steadfast_core::{Cause, Context, Engine, Handler, Verdict};
 
 use crate::choices::{Choices, Stream};
 use crate::faults::Spot;
-use crate::history::Event;
+use crate::history::{Event, Word};
 use crate::scheduler::yield_now;
 use crate::storage::SimStorage;
 use crate::world::{Node, SimClock};
 
 use super::Tempo;
-use super::progress::SNOOZED_FENCE_MAX;
+use super::progress::GIVEN_BACK_FENCE_MAX;
 use super::rival::Tip;
 
 /// How long an attempt may take in the simulation.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// In how many of ten thousand attempts the handler finds that its attempt is lost, as who runs commands does.
+const LOST: u32 = 300;
 
 pub(crate) const REMEMBERED: &str = "api: a finished step was remembered by a later attempt";
 pub(crate) const NAMED: &str = "api: an attempt gave its task another name";
@@ -47,8 +50,7 @@ impl Handler for Worker {
                 Ok(()) => work(&node, &context, tempo).await,
                 Err(verdict) => verdict,
             };
-            let well = matches!(verdict, Verdict::Done(_));
-            node.record(Event::Said { task, fence, well });
+            node.record(Event::Said { task, fence, word: Word::of(&verdict) });
             if let Some(slot) = context.lease().slot.clone().filter(|_| node.is_alive()) {
                 // The rival may have gone home.
                 let _ = tip.send(slot);
@@ -106,7 +108,10 @@ async fn speak(node: &Node, context: &Context) -> Result<(), Verdict> {
         8 => {
             let fresh = own.clone().into_bytes();
             let stored = context.step("first", || async { Ok::<_, Verdict>(fresh) }).await?;
-            if stored.as_ref() != own.as_bytes() {
+            if stored.as_ref() == own.as_bytes() {
+                let (task, fence) = (context.task_id().clone(), context.fence());
+                node.record(Event::Reported { task, fence, number: 0, kept: true });
+            } else {
                 node.record(Event::Did { what: REMEMBERED });
             }
         }
@@ -142,6 +147,10 @@ async fn work(node: &Node, context: &Context, tempo: Tempo) -> Verdict {
         let tenths = choices.pick(Stream::Workload, site, actor, seconds * 10);
         tempo.of(Duration::from_millis(u64::from(tenths) * 100))
     };
+    if context.fence() <= GIVEN_BACK_FENCE_MAX && choices.odds(Stream::Workload, "is lost", actor, LOST) {
+        sleep_or_stop(node, context, delay("work before it is lost", 5)).await;
+        return Verdict::Lost;
+    }
     match choices.pick(Stream::Workload, "handler", actor, 12) {
         0..=2 => done(),
         3 => {
@@ -158,7 +167,7 @@ async fn work(node: &Node, context: &Context, tempo: Tempo) -> Verdict {
             std::panic::resume_unwind(Box::new("the handler panicked".to_owned()))
         }
         9 => Verdict::Fail { cause: Cause::Error, error: "the work can't be done".into() },
-        10 if context.fence() <= SNOOZED_FENCE_MAX => Verdict::Snooze { after: delay("snooze", 10) },
+        10 if context.fence() <= GIVEN_BACK_FENCE_MAX => Verdict::Snooze { after: delay("snooze", 10) },
         10 => done(),
         _ => {
             // Deaf: it ends at its timeout or when it is dropped.

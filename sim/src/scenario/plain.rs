@@ -13,7 +13,7 @@ use steadfast_core::{Context, Engine, Handler, Handlers, Supervisor, Verdict, Wo
 use tokio::time::{Instant, sleep};
 
 use crate::choices::Stream;
-use crate::history::Event;
+use crate::history::{Event, Word};
 use crate::oracle::goals;
 use crate::world::{Node, World};
 
@@ -187,8 +187,7 @@ impl Handler for Work {
             let payload_id = String::from_utf8_lossy(context.payload()).into_owned();
             node.record(Event::Entered { node: node.name().into(), task: task.clone(), payload_id, fence });
             let verdict = work(&node, &context, pace).await;
-            let well = matches!(verdict, Verdict::Done(_));
-            node.record(Event::Said { task, fence, well });
+            node.record(Event::Said { task, fence, word: Word::of(&verdict) });
             verdict
         })
     }

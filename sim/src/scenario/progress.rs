@@ -15,8 +15,8 @@ use crate::world::World;
 
 /// A kind that no worker has a handler for.
 pub(crate) const NOBODYS: &str = "nobodys";
-/// While its fence is no higher than this, a task may be snoozed: its handlers see to that.
-pub(super) const SNOOZED_FENCE_MAX: u64 = 4;
+/// While its fence is no higher than this, a task may be snoozed, or its attempt given up as lost: its handlers see to that.
+pub(super) const GIVEN_BACK_FENCE_MAX: u64 = 4;
 
 /// What one attempt may cost when there are no faults.
 #[derive(Debug, Clone, Copy)]
@@ -39,13 +39,14 @@ fn backoff(task: &Task) -> Duration {
 pub(super) fn bound(tasks: &BTreeMap<TaskId, Arc<Task>>, now: Timestamp, costs: Costs) -> Duration {
     let unfinished = tasks.values().filter(|task| !task.state.is_terminal());
     let of_each = unfinished.map(|task| {
-        // Those that are left, one that is lost with a worker that stays dead, and those that are snoozed.
+        // Those that are left, one that is lost with a worker that stays dead, and those that are given back.
         let attempts = task.attempts_max.saturating_sub(task.attempt) + 1;
-        let snoozes = u32::try_from(SNOOZED_FENCE_MAX.saturating_sub(task.fence)).expect("few");
+        let given_back = u32::try_from(GIVEN_BACK_FENCE_MAX.saturating_sub(task.fence)).expect("few");
         let lapse = task.lease_expires_at.map_or(Duration::ZERO, |at| at.since(now));
         let due = task.due_at.since(now);
-        (costs.attempt + backoff(task)) * (attempts + snoozes)
+        (costs.attempt + backoff(task)) * (attempts + given_back)
             + lapse.max(costs.lease)
+            + (costs.lease + costs.sweep * 2) * given_back
             + costs.sweep * 2
             + due
     });

@@ -14,7 +14,7 @@ use steadfast_core::{State, Timestamp};
 
 use crate::choices::{Choices, Stream};
 use crate::db::{Begin, Mode, Progress, Rows, Select, SessionId, Statement};
-use crate::history::{Event, SubmitAnswer};
+use crate::history::{Event, SubmitAnswer, Word};
 use crate::scheduler::{waiting_for, yield_now};
 use crate::storage::rows::{EdgeRow, RowKey, StoreRow, table};
 use crate::world::{Node, Server, World};
@@ -227,7 +227,8 @@ pub(super) fn entered(node: &Node, task: &TaskId, payload_id: &TaskId, fence: Fe
 
 /// The job's own code says how it went.
 pub(super) fn said(node: &Node, task: &TaskId, fence: Fence, well: bool) {
-    node.record(Event::Said { task: task.clone(), fence, well });
+    let word = if well { Word::Done } else { Word::NotDone };
+    node.record(Event::Said { task: task.clone(), fence, word });
 }
 
 /// A number by which choices about one job are told from those about another.

@@ -1,14 +1,14 @@
 //! The engine on the simulated storage, from seeds. A failure prints the seed, the property and the history, and how to
 //! see it again.
 //!
-//! `STEADFAST_SEED` runs one seed, `STEADFAST_SEEDS` sets how many, `STEADFAST_TIME` (seconds) for how long at most,
-//! `STEADFAST_PROFILE` on which store.
+//! `STEADFAST_SEED` runs one seed, of `STEADFAST_SCENARIO` where that is said, else of `workers`; `STEADFAST_SEEDS` sets how
+//! many, `STEADFAST_TIME` (seconds) for how long at most, `STEADFAST_PROFILE` on which store.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use steadfast_sim::oracle::goals;
-use steadfast_sim::scenario::{burst, plain, workers};
+use steadfast_sim::scenario::{BY_NAME, SCENARIOS, Scenario, burst, plain, workers};
 use steadfast_sim::sweep::Setup;
 use steadfast_sim::world::Profile;
 
@@ -32,7 +32,7 @@ fn sweep(profile: Profile) {
     }
     let setup = setup(profile);
     if let Some(seed) = number("STEADFAST_SEED") {
-        let report = setup.run(seed);
+        let report = Setup { scenario: scenario(), ..setup }.run(seed);
         println!("{report}");
         assert!(report.violations.is_empty(), "seed {seed} breaks a property");
         return;
@@ -102,6 +102,13 @@ fn the_decisions_of_a_run_replay_it() {
 
 fn setup(profile: Profile) -> Setup {
     Setup { scenario: workers::SCENARIO, profile, flaws: Vec::new() }
+}
+
+/// The one that is asked for, as the page of a failure does.
+fn scenario() -> Scenario {
+    let Some(name) = variable("STEADFAST_SCENARIO") else { return workers::SCENARIO };
+    let found = SCENARIOS.iter().chain(BY_NAME).find(|scenario| scenario.name == name);
+    *found.unwrap_or_else(|| panic!("STEADFAST_SCENARIO={name}: there is no such scenario"))
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -6,7 +6,7 @@ use futures_util::future::{Either, select};
 use steadfast::core::handler::{Running, StopReason};
 use steadfast::{Context, Handler, Verdict};
 use steadfast_sim::choices::Stream;
-use steadfast_sim::history::Event;
+use steadfast_sim::history::{Event, Word};
 use steadfast_sim::world::Node;
 
 /// Runs on this node.
@@ -23,7 +23,7 @@ impl Handler for Work {
             let payload_id = serde_json::from_slice(context.payload()).unwrap_or_default();
             node.record(Event::Entered { node: node.name().into(), task: task.clone(), payload_id, fence });
             let verdict = work(&node, &context).await;
-            node.record(Event::Said { task, fence, well: matches!(verdict, Verdict::Done(_)) });
+            node.record(Event::Said { task, fence, word: Word::of(&verdict) });
             verdict
         })
     }

@@ -26,7 +26,7 @@ use super::chaos::LEASE;
 use super::chaos::drained_at_last;
 use super::client::{dropped_after, is_worth_repeating};
 use crate::choices::Stream;
-use crate::history::{Entry, Event, SubmitAnswer};
+use crate::history::{Entry, Event, SubmitAnswer, Word};
 use crate::scheduler::waiting_for;
 use crate::storage::SimStorage;
 use crate::world::{EPOCH, Node, SimClock, World};
@@ -145,8 +145,7 @@ impl Handler for Noted {
             let payload_id = String::from_utf8_lossy(context.payload()).into_owned();
             node.record(Event::Entered { node: node.name().into(), task: task.clone(), payload_id, fence });
             let verdict = work(process, context).await;
-            let well = matches!(verdict, Verdict::Done(_));
-            node.record(Event::Said { task, fence, well });
+            node.record(Event::Said { task, fence, word: Word::of(&verdict) });
             verdict
         })
     }

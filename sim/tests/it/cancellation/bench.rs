@@ -8,7 +8,7 @@ use steadfast_core::supervisor::DrainHandle;
 use steadfast_core::task::{Backoff, NewTask, OnConflict, Task};
 use steadfast_core::{Context, Engine, Handlers, State, Supervisor, Verdict, WorkerConfig, sweeper};
 use steadfast_sim::cancel::Trial;
-use steadfast_sim::history::{Event, SubmitAnswer};
+use steadfast_sim::history::{Event, SubmitAnswer, Word};
 use steadfast_sim::storage::SimStorage;
 use steadfast_sim::world::{Node, SimClock};
 
@@ -168,7 +168,7 @@ impl Worker {
             let running = handler(context);
             async move {
                 let verdict = running.await;
-                node.record(Event::Said { task, fence, well: matches!(verdict, Verdict::Done(_)) });
+                node.record(Event::Said { task, fence, word: Word::of(&verdict) });
                 verdict
             }
         }
