@@ -76,7 +76,7 @@ const SECONDS: Pace = Pace {
 const MINUTES: Pace = Pace {
     storm: 120_000,
     lease: 30_000,
-    sweep: 1_000,
+    sweep: 5_000,
     backoff: [30_000, 300_000],
     work: [20_000, 5_000, 45_000, 90_000],
     between_blows: [10_000, 30_000, 50_000, 70_000],
