@@ -83,7 +83,7 @@ impl<S: Storage, C: Clock> Service<S, C> {
     }
 
     /// The figures of the store's queues, and its time. The queues in which `run` keeps its commands, one for each, are one
-    /// here, [`RUN_QUEUES`], unless somebody has paused or limited them: a list and a metric need a bound.
+    /// here, `_run.*`, unless somebody has paused or limited them: a list and a metric need a bound.
     ///
     /// # Errors
     /// The store can't be reached.
