@@ -1,4 +1,4 @@
-//! Durable tasks inside a service, in one process and one SQLite file: `cargo run --example embed`.
+//! Durable tasks inside a service, in one process and one SQLite file: `cargo run -p steadfast --example embed`.
 
 use std::time::Duration;
 

@@ -71,10 +71,23 @@ pub async fn open_measured(
             "--store or STEADFAST_STORE names another; `steadfast serve`, `run` and `submit` make a new one",
         ));
     }
-    let host = store::host(url, metrics).await?;
+    let host = store::host(url, metrics).await.map_err(|error| match url {
+        StoreUrl::Postgres(_) => unreachable(error.into()),
+        StoreUrl::Sqlite(_) | StoreUrl::SqliteInMemory => error.into(),
+    })?;
     let nothing = TaskFilter { limit: 1, ..TaskFilter::default() };
     let store = host.engine().read(&Query::Tasks(nothing)).await?.store;
     Ok((host, store))
+}
+
+/// Adds what to do where a database server can't be reached and hasn't said why.
+fn unreachable(failure: Failure) -> Failure {
+    if !failure.what.starts_with("PostgreSQL can't be reached") {
+        return failure;
+    }
+    failure.help(
+        "is it running, are host, port, user and password in --store or STEADFAST_STORE right, and is there such a database?",
+    )
 }
 
 /// One call: the store's service is asked, or the server's answer is fetched on a thread that may block.

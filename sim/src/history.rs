@@ -274,6 +274,8 @@ pub enum Event {
     },
     /// From here on there are no faults.
     Healed,
+    /// What was asked for while there were faults has been answered or lost since, and so has what had to wait for that.
+    Calm,
     /// These kinds of faults have happened.
     Met {
         /// As goals.
@@ -535,6 +537,7 @@ fn write_of_world(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
             write!(f, "—         it is {by:?} past the time by which all must have ended")
         }
         Event::Healed => write!(f, "—         faults stop"),
+        Event::Calm => write!(f, "—         all that was under way is over"),
         Event::Met { faults } => write!(f, "—         there were {} kinds of faults", faults.len()),
         Event::Changed { .. }
         | Event::Edge(_)

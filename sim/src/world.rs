@@ -4,6 +4,7 @@
 //! a real kill wouldn't), freeze and thaw, and restart. Its clock may run fast or slow, and jump. The store can crash and
 //! come back, its disk can be full for a while, and its clock can jump.
 
+mod calls;
 mod node;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,6 +109,7 @@ pub struct Server {
     started: OnceLock<tokio::time::Instant>,
     turns: Wake,
     listeners: Mutex<Vec<Wake>>,
+    calls: calls::Calls,
 }
 
 /// More reads of a clock within one poll are a loop that never awaits anything: no bound of the scheduler sees it.
@@ -342,6 +344,7 @@ impl World {
             started: OnceLock::new(),
             turns: Wake::new(),
             listeners: Mutex::new(Vec::new()),
+            calls: calls::Calls::default(),
         };
         Self { server: Arc::new(server), nodes: Arc::new(AtomicU32::new(DATABASE.0 + 1)) }
     }
@@ -388,6 +391,7 @@ impl World {
         let met = self.server.met.load(Ordering::Relaxed);
         let faults = Fault::ALL.into_iter().filter(|fault| met & fault.bit() != 0);
         self.record(Event::Met { faults: faults.map(Fault::goal).collect() });
+        self.server.note_healed();
     }
 
     /// Notes that a fault of this kind has happened.

@@ -145,6 +145,7 @@ const VERIFY: &str = "
 const CLAIM_BODY: &str = "
 DECLARE
     _now bigint;
+    _since bigint;
     _queue text;
     _left bigint := _max;
     _room bigint;
@@ -157,6 +158,7 @@ BEGIN{CHECK}
     FOREACH _queue IN ARRAY _queues LOOP
         EXIT WHEN _left <= 0;
         {NOW} INTO _now;
+        _since := coalesce(_since, _now);
         {PROMOTE};
         GET DIAGNOSTICS _count = ROW_COUNT;
         _more_due := _more_due OR _count >= {promoted_max};

@@ -386,11 +386,10 @@ pub fn reclaim(lapsed: &Lapsed) -> Transition {
     } else {
         Change {
             cause: Some(Cause::RescuesUsedUp),
-            error: Some(format!(
-                "{lost}, for the {}. time of {} allowed",
-                lapsed.rescues + 1,
-                lapsed.rescues_max
-            )),
+            error: Some(match lapsed.rescues_max {
+                0 => format!("{lost}; it may not be rescued"),
+                max => format!("{lost}; it has been rescued {} of {max} times before", lapsed.rescues),
+            }),
             ..Change::to(State::Failed)
         }
     };

@@ -135,13 +135,20 @@ fn a_lapsed_lease_is_rescued_within_its_budget() {
             since: Duration::ZERO,
         })
     };
-    for (transition, to, cause) in [
-        (lapsed(0, 5, None), State::Ready, Cause::LeaseLapsed),
-        (lapsed(5, 5, None), State::Failed, Cause::RescuesUsedUp),
-        (lapsed(0, 0, None), State::Failed, Cause::RescuesUsedUp),
-        (lapsed(0, 5, Some("stop")), State::Cancelled, Cause::Cancelled),
+    let entered = "its handler is not known to have been entered";
+    for (transition, to, cause, words) in [
+        (lapsed(0, 5, None), State::Ready, Cause::LeaseLapsed, entered),
+        (
+            lapsed(5, 5, None),
+            State::Failed,
+            Cause::RescuesUsedUp,
+            "; it has been rescued 5 of 5 times before",
+        ),
+        (lapsed(0, 0, None), State::Failed, Cause::RescuesUsedUp, "; it may not be rescued"),
+        (lapsed(0, 5, Some("stop")), State::Cancelled, Cause::Cancelled, entered),
     ] {
         assert_eq!((transition.change.to, transition.change.cause), (to, Some(cause)));
+        assert!(transition.change.error.is_some_and(|error| error.ends_with(words)), "{words}");
         assert!(transition.guard.lease_lapsed && transition.guard.fence == Some(7));
         assert_eq!(transition.change.rescue, to == State::Ready);
     }

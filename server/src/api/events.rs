@@ -144,7 +144,8 @@ impl<S: Storage, C: Clock> Position<S, C> {
             }
             let shown = match service.shown(&task).await {
                 Ok(shown) => shown,
-                Err(_) => {
+                Err(problem) => {
+                    tracing::warn!(task = %self.id, %problem.detail, "a stream of events waits for the store");
                     clock.sleep(STORE_RETRY).await;
                     continue;
                 }

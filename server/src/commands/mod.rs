@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use steadfast::StoreUrl;
+use tokio::signal::unix::SignalKind;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -43,15 +44,47 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let json = cli.global.json;
-    let done = start_logging(&cli.command)
-        .and_then(|()| runtime(&cli.command))
-        .and_then(|runtime| runtime.block_on(dispatch(cli, &matches)));
+    let done = start_logging(&cli.command).and_then(|()| runtime(&cli.command)).and_then(|runtime| {
+        let done = runtime.block_on(dispatch_unless_interrupted(cli, &matches));
+        // A call to a server may last on its thread for as long as a long poll does.
+        runtime.shutdown_background();
+        done
+    });
     match done {
         Ok(code) => code,
         Err(failure) => {
             tell(&failure, json);
             ExitCode::from(failure.exit as u8)
         }
+    }
+}
+
+/// Does what the command line says; whoever only asks or waits may be interrupted at any moment. The others end in ways of
+/// their own.
+async fn dispatch_unless_interrupted(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
+    let ends_by_itself = match cli.command {
+        Command::Serve(_) | Command::Worker(_) | Command::Run(_) | Command::Bench(_) => true,
+        #[cfg(feature = "sim")]
+        Command::Sim(_) => true,
+        _ => false,
+    };
+    if ends_by_itself {
+        return dispatch(cli, matches).await;
+    }
+    tokio::select! {
+        // Heard before the store or the server is.
+        biased;
+        () = interrupted() => {
+            Err(Failure::new(Exit::Interrupted, "interrupted; what was asked for before goes on"))
+        }
+        done = dispatch(cli, matches) => done,
+    }
+}
+
+/// Waits for Ctrl-C; for ever where it is ignored, as by what a script leaves in the background.
+async fn interrupted() {
+    if run::is_ignored(SignalKind::interrupt()) || tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
     }
 }
 

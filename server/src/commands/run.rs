@@ -345,7 +345,7 @@ impl Signals {
 }
 
 /// Whether this process ignores a signal. Only Linux says so.
-fn is_ignored(signal: SignalKind) -> bool {
+pub(super) fn is_ignored(signal: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);

@@ -136,7 +136,7 @@ fn greet(greeting: &Greeting<'_>, out: Out) -> Result<(), Failure> {
     match (kinds.first(), args.no_worker) {
         (Some(kind), false) => {
             note(format_args!("handlers: {}. Try, in another terminal:", kinds.join(", ")));
-            note(format_args!("  steadfast --server {url} submit {kind} --wait"));
+            note(format_args!("  {} --server {url} submit {kind} --wait", called()));
         }
         (Some(_), true) => note(format_args!("kinds: {}; left to other workers", kinds.join(", "))),
         (None, _) => {
@@ -146,9 +146,17 @@ fn greet(greeting: &Greeting<'_>, out: Out) -> Result<(), Failure> {
             );
             note("then, in another terminal:");
             note(format_args!(
-                "  steadfast --server {url} submit hello --payload '{{\"hello\": \"world\"}}' --wait"
+                "  {} --server {url} submit hello --payload '{{\"hello\": \"world\"}}' --wait",
+                called()
             ));
         }
     }
     Ok(())
+}
+
+/// How this program was called, so that what is shown can be pasted also where it isn't installed.
+fn called() -> String {
+    let name = std::env::args().next().unwrap_or_default();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if !name.is_empty() && name.chars().all(is_plain) { name } else { "steadfast".into() }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use steadfast::core::diagnose::{STALE, STUCK};
 use steadfast::core::step::{Prune, QueueLimit, QueuePause};
-use steadfast::core::storage::{Answer, Query, Stats, Worker};
+use steadfast::core::storage::{Answer, Query, QueueStats, Stats, Worker};
 use steadfast::{Clock, Queue, Storage, Timestamp};
 
 use super::{Service, mismatch};
@@ -14,6 +14,8 @@ use crate::wire::{Problem, PrunedJson, QueueJson, QueuesJson, StatsJson, WorkerJ
 
 /// Tasks that are forgotten in one transaction.
 const PRUNED_TOGETHER: u32 = 1_000;
+/// What the queues of single commands are called together. No queue can have this name.
+const RUN_QUEUES: &str = "_run.*";
 
 impl<S: Storage, C: Clock> Service<S, C> {
     /// The queues.
@@ -44,7 +46,7 @@ impl<S: Storage, C: Clock> Service<S, C> {
     }
 
     async fn queue(&self, queue: &Queue) -> Result<QueueJson, Problem> {
-        let (stats, _) = self.figures().await?;
+        let (stats, _) = self.figures_of_each().await?;
         let found = stats.queues.iter().find(|stats| stats.queue == *queue);
         // One without tasks, limit and pause isn't there.
         let empty = QueueJson {
@@ -80,11 +82,17 @@ impl<S: Storage, C: Clock> Service<S, C> {
         }
     }
 
-    /// The figures of the store's queues, and its time.
+    /// The figures of the store's queues, and its time. The queues in which `run` keeps its commands, one for each, are one
+    /// here, `_run.*`, unless somebody has paused or limited them: a list and a metric need a bound.
     ///
     /// # Errors
     /// The store can't be reached.
     pub async fn figures(&self) -> Result<(Stats, Timestamp), Problem> {
+        let (stats, as_of) = self.figures_of_each().await?;
+        Ok((folded(stats), as_of))
+    }
+
+    async fn figures_of_each(&self) -> Result<(Stats, Timestamp), Problem> {
         let view = self.engine.read(&Query::Stats { stale: STALE, stuck: STUCK }).await?;
         match view.answer {
             Answer::Stats(stats) => Ok((stats, view.as_of)),
@@ -133,5 +141,56 @@ impl<S: Storage, C: Clock> Service<S, C> {
                 return Ok(PrunedJson { pruned });
             }
         }
+    }
+}
+
+/// The figures, with the queues of single commands as one.
+fn folded(stats: Stats) -> Stats {
+    let is_of_one = |stats: &QueueStats| {
+        stats.queue.as_str().starts_with("_run.") && !stats.paused && stats.concurrency.is_none()
+    };
+    let (of_one, mut queues): (Vec<_>, Vec<_>) = stats.queues.into_iter().partition(is_of_one);
+    if let Some(mut all) = of_one.into_iter().reduce(together) {
+        all.queue = Queue::trusted(RUN_QUEUES);
+        let place = queues.partition_point(|stats| stats.queue < all.queue);
+        queues.insert(place, all);
+    }
+    Stats { queues }
+}
+
+fn together(mut all: QueueStats, one: QueueStats) -> QueueStats {
+    for (all, one) in all.tasks.iter_mut().zip(one.tasks) {
+        *all += one;
+    }
+    all.oldest_ready = all.oldest_ready.max(one.oldest_ready);
+    all.stale += one.stale;
+    all.stuck += one.stuck;
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queues_of_single_commands_are_one() {
+        let queue = |name: &str, ready, oldest: Option<u64>| QueueStats {
+            queue: Queue::trusted(name),
+            concurrency: None,
+            paused: false,
+            tasks: [0, 0, ready, 0, 1, 0, 0],
+            oldest_ready: oldest.map(Duration::from_secs),
+            stale: ready,
+            stuck: 1,
+        };
+        let paused = QueueStats { paused: true, ..queue("_run.c", 1, None) };
+        let before =
+            vec![queue("_run.a", 1, Some(7)), queue("_run.b", 2, None), paused.clone(), queue("a", 1, None)];
+        let all =
+            QueueStats { tasks: [0, 0, 3, 0, 2, 0, 0], stale: 3, stuck: 2, ..queue("_run.*", 3, Some(7)) };
+        let after = vec![all, paused, queue("a", 1, None)];
+        assert_eq!(folded(Stats { queues: before }).queues, after);
+        let none = Stats { queues: vec![queue("_runs", 1, None)] };
+        assert_eq!(folded(none.clone()), none);
     }
 }

@@ -54,6 +54,7 @@ fn a_bad_command_line_is_told_and_stores_nothing() {
         (vec!["--server", "ftp://b", "list"], 2, "no http URL"),
         (vec!["--server", "https://b", "list"], 2, "https isn't there yet"),
         (vec!["--server", "http://127.0.0.1:1", "list"], 5, "refused"),
+        (vec!["--store", "postgres://nobody@127.0.0.1:1/x", "list"], 5, "is it running"),
     ] {
         let done = place.run(&args);
         assert_eq!(done.code, code, "{args:?}: {done:?}");

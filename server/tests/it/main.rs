@@ -13,6 +13,7 @@ mod events;
 mod health;
 mod disk_full;
 mod inputs;
+mod interrupts;
 mod logs;
 mod lost;
 #[cfg(feature = "sim")]

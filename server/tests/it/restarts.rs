@@ -122,6 +122,10 @@ fn cancel_reaches(place: &Place, store: &str, marker: &str) {
     for (times, id) in ["a", "b", "c"].into_iter().enumerate() {
         server.post("/v1/tasks", &format!(r#"{{"kind":"slow","id":"{id}"}}"#));
         entered_times(place, times + 1);
+        // The first renewal, a second after the claim, would bring the order whether or not anybody looks for it.
+        until("it has been renewed", || {
+            place.json(&["--store", store, "status", id])["entered_at"].as_str().map(drop)
+        });
         let cancelled = place.json(&["--store", store, "cancel", id]);
         let asked = Instant::now();
         assert_eq!(cancelled["cancel"], "requested");

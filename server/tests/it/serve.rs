@@ -249,7 +249,11 @@ fn a_server_without_handlers_says_what_to_do() {
     while !said.contains("submit") {
         assert_ne!(std::io::BufRead::read_line(&mut stderr, &mut said).unwrap(), 0, "{said}");
     }
-    for part in ["listening on http://127.0.0.1:", "sqlite:steadfast.db", "no handlers", "[handlers.hello]"] {
+    // As it was called: it needn't be installed.
+    let command = format!("{} --server http://127.0.0.1:", env!("CARGO_BIN_EXE_steadfast"));
+    for part in
+        ["listening on http://127.0.0.1:", "sqlite:steadfast.db", "no handlers", "[handlers.hello]", &command]
+    {
         assert!(said.contains(part), "{part} is missing in {said}");
     }
 }

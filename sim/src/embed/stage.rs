@@ -284,6 +284,6 @@ impl Stage {
 
     fn has_rest(&self) -> bool {
         let have_ended = self.world.history().tasks().values().all(|task| task.state.is_terminal());
-        have_ended && self.places().iter().all(|place| place.is_idle())
+        have_ended && self.world.is_quiet() && self.places().iter().all(|place| place.is_idle())
     }
 }

@@ -94,13 +94,10 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
                 } else {
                     running.remove(&after.id);
                 }
-                let of_queue = |queue: &str| {
-                    let is_of = |id: &&&TaskId| {
-                        facts.tasks.get(**id).is_some_and(|task| task.queue.as_str() == queue)
-                    };
-                    running.iter().filter(is_of).count()
+                let limited = |id: &&&TaskId| {
+                    facts.tasks.get(**id).is_some_and(|task| task.queue.as_str() == "limited")
                 };
-                if of_queue("limited") == 2 {
+                if running.iter().filter(limited).count() == 2 {
                     reached.insert("the limit was reached");
                 }
             }
@@ -128,11 +125,7 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
                 reached.insert("a worker was drained and left nothing behind");
             }
             Event::Crashed { node } => {
-                let works = |id: &&steadfast_core::TaskId| {
-                    let worker = facts.tasks.get(*id).and_then(|task| task.worker.as_ref());
-                    worker.is_some_and(|worker| worker.as_str() == node)
-                };
-                if running.iter().any(works) {
+                if running.iter().any(|id| is_held_by(&facts, id, node)) {
                     reached.insert("a worker crashed while it ran a task");
                 }
             }
@@ -140,6 +133,11 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
         }
     }
     reached
+}
+
+fn is_held_by(facts: &Facts<'_>, id: &TaskId, node: &str) -> bool {
+    let worker = facts.tasks.get(id).and_then(|task| task.worker.as_ref());
+    worker.is_some_and(|worker| worker.as_str() == node)
 }
 
 /// The goals that a claim reaches, with these tasks ready, and these parents that needn't succeed.

@@ -33,15 +33,11 @@ pub(crate) mod made;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use steadfast_core::name::TaskId;
 use steadfast_core::task::Task;
 
 use crate::history::{Entry, Event, SubmitAnswer};
-
-/// How long after faults have stopped something may still be under way that began before.
-pub(crate) const STRAGGLERS: Duration = Duration::from_secs(60);
 
 /// A property that a history breaks.
 #[derive(Debug, Clone, PartialEq, Eq)]

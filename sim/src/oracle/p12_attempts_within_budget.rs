@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Facts, Found, Property, STRAGGLERS};
+use super::{Facts, Found, Property};
 use crate::history::{Event, Word};
 use steadfast_core::name::TaskId;
 use steadfast_core::task::Fence;
@@ -86,17 +86,17 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
 /// Rescues are for what a dead or stopped worker has lost. One that neither crashed nor stood still, nor was drained, keeps
 /// its leases as long as nothing goes wrong, whatever its handlers do; but for those that a handler gives up as lost.
 fn check_rescues(facts: &Facts<'_>, found: &mut Found) {
-    let mut calm = None;
+    let mut calm = false;
     let mut stopped: BTreeSet<&str> = BTreeSet::new();
-    let mut claimed: BTreeMap<&TaskId, (Fence, Timestamp)> = BTreeMap::new();
+    let mut claimed: BTreeMap<&TaskId, (Fence, bool)> = BTreeMap::new();
     for entry in facts.entries {
         match &entry.event {
-            Event::Healed => calm = Some(entry.at + STRAGGLERS),
+            Event::Calm => calm = true,
             Event::Crashed { node } | Event::Froze { node } | Event::Drained { node, .. } => {
                 stopped.insert(node);
             }
             Event::Changed { before: Some(before), after } if after.fence > before.fence => {
-                claimed.insert(&after.id, (after.fence, entry.at));
+                claimed.insert(&after.id, (after.fence, calm));
             }
             // Who has the row locked lets nobody renew the lease.
             Event::Said { task, word: Word::Lost, .. } | Event::Held { task } => {
@@ -105,8 +105,8 @@ fn check_rescues(facts: &Facts<'_>, found: &mut Found) {
             Event::Changed { before: Some(before), after } if after.rescues > before.rescues => {
                 let worker = before.worker.as_ref().map_or("", |worker| worker.as_str());
                 let claim = claimed.get(&after.id).filter(|(fence, _)| *fence == before.fence);
-                let is_calm = claim.is_some_and(|(_, at)| calm.is_some_and(|calm| *at >= calm));
-                if is_calm && !stopped.contains(worker) {
+                let was_calm = claim.is_some_and(|(_, was_calm)| *was_calm);
+                if was_calm && !stopped.contains(worker) {
                     found.add(&after.id, format!("{} was rescued from {worker}, which lives", after.id));
                 }
             }
@@ -185,9 +185,10 @@ mod tests {
         let run = |claim: i64, trouble: Option<Event>| {
             let mut rescued = task();
             (rescued.rescues, rescued.fence) = (1, 1);
-            let mut entries = vec![event(0, Event::Healed)];
+            let mut entries = vec![event(60, Event::Calm)];
             entries.extend(changes(&[(claim, task()), (claim, running()), (claim + 30, rescued)]));
-            entries.splice(3..3, trouble.map(|trouble| event(claim + 1, trouble)));
+            entries.extend(trouble.map(|trouble| event(claim + 1, trouble)));
+            entries.sort_by_key(|entry| entry.at);
             entries
         };
         let bad = run(60, None);

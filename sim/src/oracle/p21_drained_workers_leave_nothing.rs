@@ -1,6 +1,6 @@
 //! P21: a worker that was drained leaves nothing behind, and what it gave back can be claimed at once. What it leaves is
-//! judged only where faults had stopped long before it claimed: what it was claimed without being told, or couldn't settle
-//! because the store was out of reach, lapses; and so does what a handler gave up as lost.
+//! judged only where faults had stopped, and all calls from before were over, when it claimed: what it was claimed without
+//! being told, or couldn't settle because the store was out of reach, lapses; and so does what a handler gave up as lost.
 //! From the moment when it is told to drain it enters no handler.
 
 use std::collections::BTreeMap;
@@ -8,19 +8,20 @@ use std::collections::BTreeMap;
 use steadfast_core::name::TaskId;
 use steadfast_core::{Cause, State, Task, Timestamp};
 
-use super::{Facts, Found, Property, STRAGGLERS};
+use super::{Facts, Found, Property};
 use crate::history::{Event, Word};
 
 pub(super) const PROPERTY: Property =
     Property { name: "P21", meaning: "a drained worker leaves nothing behind", check };
 
 fn check(facts: &Facts<'_>, found: &mut Found) {
-    let mut calm: Option<Timestamp> = None;
-    let mut claimed: BTreeMap<&TaskId, (&Task, Timestamp)> = BTreeMap::new();
+    let mut calm = false;
+    // And whether it was calm when they were claimed.
+    let mut claimed: BTreeMap<&TaskId, (&Task, bool)> = BTreeMap::new();
     let mut draining: BTreeMap<&str, Timestamp> = BTreeMap::new();
     for entry in facts.entries {
         match &entry.event {
-            Event::Healed => calm = Some(entry.at + STRAGGLERS),
+            Event::Calm => calm = true,
             Event::Changed { before, after } => {
                 let was_running = before.as_ref().is_some_and(|before| before.state == State::Running);
                 let is_given_back = was_running && after.cause == Some(Cause::Drained);
@@ -30,7 +31,7 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
                 if after.state != State::Running {
                     claimed.remove(&after.id);
                 } else if before.as_ref().is_none_or(|before| after.fence > before.fence) {
-                    claimed.insert(&after.id, (after, entry.at));
+                    claimed.insert(&after.id, (after, calm));
                 }
             }
             Event::Said { task, word: Word::Lost, .. } => {
@@ -46,9 +47,9 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
                 found.add(task, format!("{task} was entered by {node}, which had been told to drain"));
             }
             Event::Drained { node, .. } => {
-                let is_left = |(task, at): &&(&Task, Timestamp)| {
+                let is_left = |(task, was_calm): &&(&Task, bool)| {
                     let is_its = task.worker.as_ref().is_some_and(|worker| worker.as_str() == node);
-                    is_its && calm.is_some_and(|calm| *at >= calm)
+                    is_its && *was_calm
                 };
                 for (task, _) in claimed.values().filter(is_left) {
                     let id = &task.id;
@@ -97,9 +98,10 @@ mod tests {
     fn a_task_that_a_drained_worker_keeps_is_noticed() {
         let drained = |node: &str| event(100, Event::Drained { node: node.into(), attempts: 0 });
         let run = |claim: i64, given_back: Option<Task>, node| {
-            let mut entries = vec![event(0, Event::Healed)];
+            let mut entries = vec![event(60, Event::Calm)];
             let steps = [Some((0, task())), Some((claim, running())), given_back.map(|task| (99, task))];
             entries.extend(changes(&steps.into_iter().flatten().collect::<Vec<_>>()));
+            entries.sort_by_key(|entry| entry.at);
             entries.push(drained(node));
             entries
         };

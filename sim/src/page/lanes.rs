@@ -203,7 +203,7 @@ impl Lanes {
                 Some(&self.client)
             }
             Event::StoreCrashed { .. } | Event::Stalled { .. } => Some(STORE),
-            Event::Healed | Event::Met { .. } | Event::Overran { .. } => None,
+            Event::Healed | Event::Calm | Event::Met { .. } | Event::Overran { .. } => None,
         }
     }
 
@@ -297,6 +297,7 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Did { .. }
         | Event::Overran { .. }
         | Event::Healed
+        | Event::Calm
         | Event::Met { .. } => None,
     }
 }

@@ -17,7 +17,7 @@ use crate::world::World;
 use super::chaos::Place;
 use super::client::{Client, LIMITED, TASKS, id};
 use super::rival::Rival;
-use super::workers::{DRAINED_WITHIN, WORKERS, until_all_ended};
+use super::workers::{WORKERS, drain_all, until_all_ended};
 use super::{Goals, Scenario, Tempo};
 
 /// How long faults last.
@@ -65,12 +65,8 @@ async fn run(world: World) {
     let haunted = (0..WORKERS).map(|number| place(number).haunt(until));
     let (workers, (), ()) = join3(join_all(haunted), submit_all(&client), rival.run(until)).await;
     world.heal();
-    until_all_ended(&world, &client).await;
-    for worker in workers.iter().flatten() {
-        worker.drain.drain();
-    }
-    // Each notes what its process still knows then (P21, P22).
-    tokio::time::sleep(DRAINED_WITHIN).await;
+    until_all_ended(&world, &client, Tempo::BRISK).await;
+    drain_all(workers.into_iter().flatten()).await;
 }
 
 /// Submits everything at once; then cancels some.

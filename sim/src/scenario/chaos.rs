@@ -5,6 +5,7 @@ use std::time::Duration;
 use steadfast_core::name::{Kind, Queue, WorkerId};
 use steadfast_core::supervisor::DrainHandle;
 use steadfast_core::{Engine, Handlers, Supervisor, WorkerConfig, sweeper};
+use tokio::sync::oneshot;
 
 use crate::choices::{Choices, Stream};
 use crate::faults::Fault;
@@ -37,6 +38,8 @@ pub(super) struct Incarnation {
     pub(super) node: Node,
     engine: Engine<SimStorage, SimClock>,
     pub(super) drain: DrainHandle,
+    /// Answers when it is drained, or dead.
+    pub(super) gone: oneshot::Receiver<()>,
 }
 
 impl Place {
@@ -64,9 +67,15 @@ impl Place {
         config.grace = tempo.of(Duration::from_secs(3));
         let (supervisor, drain) =
             Supervisor::new(engine.clone(), handlers, config).expect("the configuration makes sense");
-        node.spawn("supervisor", drained_at_last(node.clone(), engine.clone(), supervisor));
+        let (has_gone, gone) = oneshot::channel();
+        let drained = drained_at_last(node.clone(), engine.clone(), supervisor);
+        node.spawn("supervisor", async move {
+            drained.await;
+            // Nobody may want to know.
+            let _ = has_gone.send(());
+        });
         node.expose();
-        Incarnation { node, engine, drain }
+        Incarnation { node, engine, drain, gone }
     }
 
     /// Plays with the worker until `until`; returns the incarnation that lives then, if one does.
@@ -103,7 +112,7 @@ impl Place {
                 }
                 _ => {
                     let seconds = [1, 9, 11, 60][self.pick("clock jumps", 4) as usize];
-                    worker.node.jump_clock(Duration::from_secs(seconds));
+                    worker.node.jump_clock(self.tempo.of(Duration::from_secs(seconds)));
                 }
             }
         }
@@ -135,9 +144,9 @@ impl Place {
                 self.world.met(Fault::ThawedAfterLapse);
                 lapse + edge
             }
-            (1 | 2, _) => LEASE + edge,
-            (3, _) => Duration::from_secs(15),
-            _ => Duration::from_secs(40),
+            (1 | 2, _) => self.tempo.of(LEASE) + edge,
+            (3, _) => self.tempo.of(Duration::from_secs(15)),
+            _ => self.tempo.of(Duration::from_secs(40)),
         };
         tokio::time::sleep(time).await;
         node.thaw();

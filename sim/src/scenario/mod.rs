@@ -17,7 +17,7 @@ pub mod burst;
 pub mod incidents;
 pub mod leases;
 pub mod lines;
-pub mod long_leases;
+pub mod plain;
 pub mod workers;
 
 use std::collections::BTreeSet;
@@ -79,7 +79,8 @@ impl Goals {
 pub const SCENARIOS: &[Scenario] = &[
     workers::SCENARIO,
     burst::SCENARIO,
-    long_leases::SCENARIO,
+    plain::SCENARIO,
+    plain::LONG_LEASES,
     sessions::SCENARIO,
     leases::SCENARIO,
     families::SCENARIO,

@@ -10,7 +10,6 @@ use steadfast_core::name::{Kind, TaskId};
 use steadfast_core::task::Task;
 
 use crate::history::Event;
-use crate::oracle::STRAGGLERS;
 use crate::storage::rows::{awaited_slot, held_slot};
 use crate::world::World;
 
@@ -63,8 +62,6 @@ pub(super) async fn until_all_ended<F: Future<Output = ()>>(
     costs: Costs,
     meanwhile: impl Fn() -> F,
 ) {
-    // What a caller gave up, or went away from, may still be on its way to the store.
-    tokio::time::sleep(STRAGGLERS).await;
     let mut bound_at = world.now() + bound(&world.history().tasks(), world.now(), costs);
     let mut known = world.history().tasks().len();
     loop {
@@ -74,15 +71,17 @@ pub(super) async fn until_all_ended<F: Future<Output = ()>>(
             known = tasks.len();
             bound_at = bound_at.max(world.now() + bound(&tasks, world.now(), costs));
         }
-        let late = world.now() > bound_at;
-        if late || !must_anything_end(world, &tasks) {
-            if late {
-                world.record(Event::Overran { by: world.now().since(bound_at) });
+        if !must_anything_end(world, &tasks) {
+            // What a caller gave up, or went away from, may still be on its way to the store.
+            if world.is_quiet() {
+                return;
             }
+        } else if world.now() > bound_at {
+            world.record(Event::Overran { by: world.now().since(bound_at) });
             return;
         }
-        tokio::time::sleep(look).await;
         meanwhile().await;
+        tokio::time::sleep(look).await;
     }
 }
 

@@ -14,7 +14,7 @@ use crate::history::Event;
 use crate::oracle::goals;
 use crate::world::World;
 
-use super::chaos::{LEASE, Place, SWEEP};
+use super::chaos::{Incarnation, LEASE, Place, SWEEP};
 use super::client::{Client, LIMITED};
 use super::handler::TIMEOUT;
 use super::operator::Operator;
@@ -32,7 +32,7 @@ pub(crate) const WAITS_RIGHTFULLY: &str = "at the end only what nobody can run w
 /// How often the run looks whether all has ended.
 const LOOK: Duration = Duration::from_secs(5);
 /// Longer than a drained worker takes: its grace, its reports and its farewell.
-pub(super) const DRAINED_WITHIN: Duration = Duration::from_secs(30);
+const DRAINED_WITHIN: Duration = Duration::from_secs(30);
 
 /// This scenario.
 pub const SCENARIO: Scenario = Scenario {
@@ -63,12 +63,17 @@ async fn run(world: World) {
     while client.pause_queue(false).await.is_err() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    until_all_ended(&world, &client).await;
-    for worker in workers.iter().flatten() {
+    until_all_ended(&world, &client, Tempo::PLAIN).await;
+    drain_all(workers.into_iter().flatten()).await;
+}
+
+/// Drains what still works. Each notes what its process knows then (P21, P22).
+pub(super) async fn drain_all(workers: impl Iterator<Item = Incarnation>) {
+    let drained = workers.map(|worker| {
         worker.drain.drain();
-    }
-    // Each notes what its process still knows then (P21, P22).
-    tokio::time::sleep(DRAINED_WITHIN).await;
+        worker.gone
+    });
+    let _ = tokio::time::timeout(DRAINED_WITHIN, join_all(drained)).await;
 }
 
 /// Somebody who looks, retries and sets limits.
@@ -80,11 +85,11 @@ fn operator(world: &World) -> Operator {
 }
 
 /// Until all has ended, or what is left waits rightfully.
-pub(super) async fn until_all_ended(world: &World, client: &Client) {
+pub(super) async fn until_all_ended(world: &World, client: &Client, tempo: Tempo) {
     let lease = LEASE;
     // The longest of the handler's grace, cleanup and snooze, and of the polls in between.
     let costs = Costs { lease, sweep: SWEEP, attempt: TIMEOUT + Duration::from_secs(15) };
-    progress::until_all_ended(world, LOOK, costs, || async {
+    progress::until_all_ended(world, tempo.of(LOOK), costs, || async {
         // The next will make up for one that fails.
         let _ = client.prune().await;
     })

@@ -21,6 +21,7 @@ const PROMOTED_MAX: usize = 1_000;
 pub(super) async fn claim(transaction: Transaction, request: &ClaimRequest) -> Result<Claimed, Error> {
     let mut claimed = Claimed::default();
     let limits = Limits::lock(&transaction, request).await?;
+    let since = transaction.now();
     for queue in &request.queues {
         if claimed.tasks.len() >= request.limit as usize {
             break;
@@ -34,8 +35,11 @@ pub(super) async fn claim(transaction: Transaction, request: &ClaimRequest) -> R
     }
     if claimed.tasks.len() < request.limit as usize {
         let queues: BTreeSet<Queue> = request.queues.iter().cloned().collect();
+        // What was due before is promoted, or in somebody's hands: nothing to come again for at once, and for ever.
         let scheduled = Rows::all(table::TASK).filter(move |row: &StoreRow| {
-            row.is_in(State::Scheduled) && queues.contains(&row.as_task().queue)
+            row.is_in(State::Scheduled)
+                && row.as_task().due_at > since
+                && queues.contains(&row.as_task().queue)
         });
         let rows = transaction.run(Select::new(scheduled).into()).await?;
         let next = rows.iter().map(|row| row.as_task().due_at).min();
@@ -167,5 +171,54 @@ fn lease_of(row: &StoreRow, now: Timestamp) -> Lease {
         timeout: task.timeout,
         backoff: task.backoff,
         deadline: task.deadline_at.map(|deadline| deadline.since(now)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use steadfast_core::name::{Kind, Queue, TaskId, WorkerId};
+    use steadfast_core::storage::ClaimRequest;
+    use steadfast_core::task::{Due, NewTask};
+    use steadfast_core::{Engine, Storage};
+
+    use crate::choices::Choices;
+    use crate::scheduler::{Bounds, Scheduler};
+    use crate::world::{Kind as Store, Profile, World};
+
+    #[test]
+    fn a_due_task_that_somebody_holds_is_nothing_to_come_again_for_at_once() {
+        let bounds = Bounds { polls: 10_000, time: Duration::from_secs(60) };
+        let choices = Choices::from_decisions([]);
+        let scheduler = Scheduler::new(choices.clone(), 0);
+        let world = World::on(scheduler.clone(), choices, Store::of(Profile::Postgres));
+        let claimed = scheduler.run(bounds, async move {
+            let node = world.start("api", 100);
+            let (engine, commits) = Engine::new(node.storage(), node.clock());
+            node.spawn("committer", commits);
+            for (id, seconds) in [("a", 1), ("b", 9)] {
+                let mut task = NewTask::new(TaskId::trusted(id), Kind::trusted("work"), *b"{}");
+                task.due = Due::After(Duration::from_secs(seconds));
+                engine.submit(task).await.expect("there are no faults");
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let stranger = world.start("stranger", 100);
+            let held = stranger.storage();
+            stranger.spawn("holds", async move {
+                held.hold(&TaskId::trusted("a"), Duration::from_secs(3)).await.expect("nobody else has it");
+            });
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let request = ClaimRequest {
+                worker: WorkerId::trusted("w"),
+                queues: vec![Queue::default_queue()],
+                kinds: vec![Kind::trusted("work")],
+                limit: 1,
+                lease: Duration::from_secs(30),
+            };
+            node.storage().claim(&request).await.expect("there are no faults")
+        });
+        let claimed = claimed.expect("it comes to an end");
+        assert_eq!((claimed.tasks.len(), claimed.next_due), (0, Some(Duration::from_secs(6))));
     }
 }

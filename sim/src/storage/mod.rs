@@ -53,6 +53,9 @@ pub struct SimStorage {
     client: Client,
 }
 
+/// The call that applies steps.
+const APPLY: &str = "apply";
+
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -145,6 +148,7 @@ impl SimStorage {
         if !self.node.is_alive() {
             std::future::pending::<()>().await;
         }
+        let under_way = self.server.call_begins(what == APPLY);
         let fate = self.fate(what, writes);
         match fate {
             Fate::Refused => {
@@ -169,7 +173,9 @@ impl SimStorage {
             Profile::Sqlite => self.node.id,
         };
         let server = self.server.clone();
+        let of_server = under_way.clone();
         self.server.scheduler.spawn(place, what, async move {
+            let _under_way = of_server;
             if !late.is_zero() {
                 tokio::time::sleep(late).await;
             }
@@ -275,7 +281,7 @@ impl Storage for SimStorage {
             // Boxed where it is made: it is large, and a plan is moved on its way to the scheduler.
             Box::pin(apply::apply(transaction, &batches)).await
         };
-        let outcomes = self.call("apply", true, plan).await;
+        let outcomes = self.call(APPLY, true, plan).await;
         self.client.is_answered(sent, &outcomes);
         outcomes
     }

@@ -12,6 +12,7 @@ use crate::db::{
     Begin, Db, Ended, ErrorClass, LockMode, Mode, Progress, Row, Rows, Select, SessionId, Statement,
 };
 use crate::faults::{Fault, Side, Spot};
+use crate::history::Event;
 use crate::scheduler::yield_now;
 use crate::world::{Node, Server};
 
@@ -22,6 +23,8 @@ use super::rows::{RowKey, StoreRow};
 const LOCK_TIMEOUT: Duration = Duration::from_millis(40);
 /// In how many of ten thousand cases a commit is a rollback, for [`Flaw::CommitTagIgnored`].
 const FAILED_COMMITS: u32 = 300;
+/// A wait for SQLite's write lock that is worth a note.
+const LONG_WAIT: Duration = Duration::from_millis(100);
 /// How long a writer waits for SQLite's write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -49,11 +52,15 @@ impl Transaction {
             Mode::Sqlite => Begin::Immediate,
         };
         let mut waiting = None;
+        let since = transaction.now();
         loop {
             transaction.point("begin").await;
             let begun = transaction.server.db().begin(session, begin);
             match begun {
-                Ok(()) => return Ok(transaction),
+                Ok(()) => {
+                    transaction.note_wait(since);
+                    return Ok(transaction);
+                }
                 Err(ErrorClass::Busy) => {
                     let (turns, patience) = waiting.get_or_insert_with(|| {
                         (transaction.server.turns(), Box::pin(tokio::time::sleep(BUSY_TIMEOUT)))
@@ -68,6 +75,14 @@ impl Transaction {
         }
         transaction.server.met(Fault::Busy);
         Err(Error::new(ErrorKind::Contended, "another process kept the file locked"))
+    }
+
+    /// Who claims counts its leases from when it asked.
+    fn note_wait(&self, since: Timestamp) {
+        let time = self.now().since(since);
+        if time >= LONG_WAIT {
+            self.server.history.record(self.now(), Event::Stalled { time });
+        }
     }
 
     /// Runs a statement to its answer.

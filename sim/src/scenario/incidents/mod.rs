@@ -27,7 +27,6 @@ use super::chaos::drained_at_last;
 use super::client::{dropped_after, is_worth_repeating};
 use crate::choices::Stream;
 use crate::history::{Entry, Event, SubmitAnswer, Word};
-use crate::oracle::STRAGGLERS;
 use crate::scheduler::waiting_for;
 use crate::storage::SimStorage;
 use crate::world::{EPOCH, Node, SimClock, World};
@@ -187,8 +186,7 @@ pub(super) async fn until_the_beat(world: &World) {
 pub(super) async fn heal_and_end(world: &World) {
     world.heal();
     // What a caller that went away had asked for may still be on its way to the store.
-    waiting_for("calls that nobody waits for", tokio::time::sleep(STRAGGLERS)).await;
-    while !world.history().tasks().values().all(|task| task.state.is_terminal()) {
+    while !(world.is_quiet() && world.history().tasks().values().all(|task| task.state.is_terminal())) {
         waiting_for("all tasks to end", tokio::time::sleep(LOOK)).await;
     }
 }

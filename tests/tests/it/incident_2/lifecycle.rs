@@ -9,7 +9,7 @@ use steadfast_core::{Clock, Slot, State, Storage, TaskId};
 
 use super::bench::{Bench, CLEANED, ENTERED, FAILS, GONE, PANICS, PATIENT, QUICK, TOLD, in_session};
 
-pub(super) async fn registration_and_tracking<S: Storage, C: Clock>(bench: Bench<S, C>) {
+pub(super) async fn task_registration_and_tracking<S: Storage, C: Clock>(bench: Bench<S, C>) {
     let worker = bench.work(4);
     assert!(bench.sessions().await.is_empty());
     bench.register("session", PATIENT, "only").await;
@@ -24,7 +24,7 @@ pub(super) async fn registration_and_tracking<S: Storage, C: Clock>(bench: Bench
     bench.rest(worker).await;
 }
 
-pub(super) async fn cancellation_on_timeout<S: Storage, C: Clock>(bench: Bench<S, C>) {
+pub(super) async fn task_cancellation_on_timeout<S: Storage, C: Clock>(bench: Bench<S, C>) {
     let worker = bench.work(4);
     let mut task = in_session("session", PATIENT, "slow");
     task.timeout = Duration::from_millis(200);
@@ -36,7 +36,7 @@ pub(super) async fn cancellation_on_timeout<S: Storage, C: Clock>(bench: Bench<S
     bench.rest(worker).await;
 }
 
-pub(super) async fn error_handling<S: Storage, C: Clock>(bench: Bench<S, C>) {
+pub(super) async fn task_error_handling<S: Storage, C: Clock>(bench: Bench<S, C>) {
     let worker = bench.work(4);
     for (kind, cause, words) in [(FAILS, Cause::Error, "no luck"), (PANICS, Cause::Panic, "it panicked")] {
         bench.register("session", kind, kind).await;
@@ -51,7 +51,7 @@ pub(super) async fn error_handling<S: Storage, C: Clock>(bench: Bench<S, C>) {
     bench.rest(worker).await;
 }
 
-pub(super) async fn cleanup_on_session_end<S: Storage, C: Clock>(bench: Bench<S, C>) {
+pub(super) async fn task_cleanup_on_session_end<S: Storage, C: Clock>(bench: Bench<S, C>) {
     let worker = bench.work(4);
     bench.register("ends", PATIENT, "unwanted").await;
     bench.register("stays", PATIENT, "wanted").await;
@@ -71,7 +71,7 @@ pub(super) async fn cleanup_on_session_end<S: Storage, C: Clock>(bench: Bench<S,
     bench.rest(worker).await;
 }
 
-pub(super) async fn several_sessions_leave_no_orphans<S: Storage, C: Clock>(bench: Bench<S, C>) {
+pub(super) async fn multiple_sessions_no_orphaned_tasks<S: Storage, C: Clock>(bench: Bench<S, C>) {
     let worker = bench.work(16);
     let sessions = ["a", "b", "c", "d", "e"];
     for session in sessions {
@@ -93,7 +93,7 @@ pub(super) async fn several_sessions_leave_no_orphans<S: Storage, C: Clock>(benc
 }
 
 /// The old one is told, and cleans up; what it says then is void.
-pub(super) async fn replacement_on_new_registration<S: Storage, C: Clock>(bench: Bench<S, C>) {
+pub(super) async fn task_replacement_on_new_registration<S: Storage, C: Clock>(bench: Bench<S, C>) {
     let worker = bench.work(4);
     bench.register("session", PATIENT, "old").await;
     bench.journal.until("old", ENTERED).await;
@@ -111,7 +111,7 @@ pub(super) async fn replacement_on_new_registration<S: Storage, C: Clock>(bench:
     assert_eq!(old.error.as_deref(), Some("replaced by new"));
 }
 
-pub(super) async fn status_of_all_sessions<S: Storage, C: Clock>(bench: Bench<S, C>) {
+pub(super) async fn task_status_endpoint_all_sessions<S: Storage, C: Clock>(bench: Bench<S, C>) {
     let worker = bench.work(2);
     bench.register("ended", QUICK, "0-quick").await;
     bench.ended("0-quick").await;
@@ -141,7 +141,7 @@ pub(super) async fn status_of_all_sessions<S: Storage, C: Clock>(bench: Bench<S,
 }
 
 /// What lives at once is bounded by the sessions, however many tasks go through them, and nothing stays.
-pub(super) async fn memory_is_stable_under_churn<S: Storage, C: Clock>(bench: Bench<S, C>) {
+pub(super) async fn memory_stability_with_task_churn<S: Storage, C: Clock>(bench: Bench<S, C>) {
     const SESSIONS: usize = 4;
     const ROUNDS: usize = 40;
     let worker = bench.work(SESSIONS);
@@ -176,7 +176,7 @@ pub(super) async fn memory_is_stable_under_churn<S: Storage, C: Clock>(bench: Be
 }
 
 /// A session that expires takes its tasks with it, whether they run or wait; the others go on.
-pub(super) async fn expired_session_cleanup_cancels_its_tasks<S: Storage, C: Clock>(bench: Bench<S, C>) {
+pub(super) async fn expired_session_cleanup_cancels_tasks<S: Storage, C: Clock>(bench: Bench<S, C>) {
     let worker = bench.work(4);
     for (session, name) in [("expired-1", "runs"), ("fresh", "stays")] {
         bench.register(session, PATIENT, name).await;

@@ -46,19 +46,19 @@ macro_rules! tests {
 }
 
 tests! {
-    registration::executes_after_registration,
-    registration::replacement_does_not_block_the_new_task,
-    registration::ten_rapid_registrations,
-    registration::executes_before_the_submitting_call_returns,
-    lifecycle::registration_and_tracking,
-    lifecycle::cancellation_on_timeout,
-    lifecycle::error_handling,
-    lifecycle::cleanup_on_session_end,
-    lifecycle::several_sessions_leave_no_orphans,
-    lifecycle::replacement_on_new_registration,
-    lifecycle::status_of_all_sessions,
-    lifecycle::memory_is_stable_under_churn,
-    lifecycle::expired_session_cleanup_cancels_its_tasks,
+    registration::task_executes_after_registration,
+    registration::task_replacement_doesnt_block_new_task,
+    registration::multiple_rapid_registrations,
+    registration::task_executes_before_endpoint_returns,
+    lifecycle::task_registration_and_tracking,
+    lifecycle::task_cancellation_on_timeout,
+    lifecycle::task_error_handling,
+    lifecycle::task_cleanup_on_session_end,
+    lifecycle::multiple_sessions_no_orphaned_tasks,
+    lifecycle::task_replacement_on_new_registration,
+    lifecycle::task_status_endpoint_all_sessions,
+    lifecycle::memory_stability_with_task_churn,
+    lifecycle::expired_session_cleanup_cancels_tasks,
 }
 
 fn simulated(test: fn(Bench<SimStorage, SimClock>) -> BoxFuture<'static, ()>) {

@@ -5,7 +5,7 @@ use steadfast_core::{Clock, State, Storage};
 
 use super::bench::{Bench, CLEANED, ENTERED, GONE, PATIENT, QUICK, STUBBORN};
 
-pub(super) async fn executes_after_registration<S: Storage, C: Clock>(bench: Bench<S, C>) {
+pub(super) async fn task_executes_after_registration<S: Storage, C: Clock>(bench: Bench<S, C>) {
     let worker = bench.work(1);
     bench.register("session", QUICK, "only").await;
     bench.journal.until("only", ENTERED).await;
@@ -15,7 +15,7 @@ pub(super) async fn executes_after_registration<S: Storage, C: Clock>(bench: Ben
 
 /// The old task doesn't stop, and the worker has room for one attempt: the new one runs to its end all the same, and
 /// the old one's late success changes nothing.
-pub(super) async fn replacement_does_not_block_the_new_task<S: Storage, C: Clock>(bench: Bench<S, C>) {
+pub(super) async fn task_replacement_doesnt_block_new_task<S: Storage, C: Clock>(bench: Bench<S, C>) {
     let worker = bench.work(1);
     bench.register("session", STUBBORN, "old").await;
     bench.journal.until("old", ENTERED).await;
@@ -34,7 +34,7 @@ pub(super) async fn replacement_does_not_block_the_new_task<S: Storage, C: Clock
 }
 
 /// Nine are displaced at some point of their lives; the tenth runs, and nothing hangs.
-pub(super) async fn ten_rapid_registrations<S: Storage, C: Clock>(bench: Bench<S, C>) {
+pub(super) async fn multiple_rapid_registrations<S: Storage, C: Clock>(bench: Bench<S, C>) {
     let worker = bench.work(1);
     let names: Vec<String> = (0..10).map(|number| format!("task-{number}")).collect();
     for name in &names {
@@ -56,7 +56,7 @@ pub(super) async fn ten_rapid_registrations<S: Storage, C: Clock>(bench: Bench<S
 
 /// The call that registers a task stays open until the task has begun, as an endpoint that streams to its client does;
 /// then it returns, and the task goes on.
-pub(super) async fn executes_before_the_submitting_call_returns<S: Storage, C: Clock>(bench: Bench<S, C>) {
+pub(super) async fn task_executes_before_endpoint_returns<S: Storage, C: Clock>(bench: Bench<S, C>) {
     let worker = bench.work(1);
     bench.register("session", STUBBORN, "old").await;
     bench.journal.until("old", ENTERED).await;

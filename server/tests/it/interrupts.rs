@@ -1,0 +1,37 @@
+//! Ctrl-C in a command that waits: it ends at once and says so by its exit code, and the task goes on.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::place::{Place, Process, Server, until};
+
+/// A long poll, which is under way then, lasts a minute.
+const AT_ONCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn ctrl_c_ends_a_wait_and_not_the_task() {
+    let place = Place::new();
+    let server = Server::start(&place, &["--allow-unknown-kinds"]);
+    let through_server = ["--server", &server.url];
+    for (name, way) in [("on-store", &[][..]), ("through-server", &through_server)] {
+        let start = |args: &[&str]| {
+            let mut command = place.command(&[way, args].concat());
+            Process(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        };
+        let submitter = start(&["submit", "elsewhere", "--id", name, "--wait"]);
+        until("it is stored", || (server.get(&format!("/v1/tasks/{name}")).status == 200).then_some(()));
+        let mut watcher = start(&["watch", name, "--json"]);
+        watcher.first_line();
+        for mut process in [submitter, watcher] {
+            process.signal(Signal::INT);
+            let asked = Instant::now();
+            assert_eq!(process.ended().code(), Some(130), "{name}");
+            assert!(asked.elapsed() < AT_ONCE, "{name}: after {:?}", asked.elapsed());
+            assert!(process.stderr().contains("interrupted; what was asked for before goes on"), "{name}");
+        }
+        assert_eq!(server.get(&format!("/v1/tasks/{name}")).json()["state"], "ready");
+    }
+    server.stop();
+}
