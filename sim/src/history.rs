@@ -14,7 +14,7 @@ use steadfast_core::{State, Timestamp};
 
 use crate::storage::rows::{EdgeRow, RowKey, StoreRow};
 
-pub use words::{SubmitAnswer, Word};
+pub use words::{Awaited, SubmitAnswer, Word};
 
 /// One thing that happened.
 #[derive(Debug, Clone, Hash)]
@@ -95,6 +95,13 @@ pub enum Event {
     Overlooked {
         /// The task.
         task: TaskId,
+    },
+    /// It has waited for this for too long.
+    Overdue {
+        /// The task.
+        task: TaskId,
+        /// For what.
+        what: Awaited,
     },
     /// Somebody asked to try a task again: at once where it waits for its time, and anew, as a task of its family, where it
     /// has ended.
@@ -461,13 +468,12 @@ impl fmt::Display for Entry {
             }
             Event::Submitting { task } => write!(f, "client    submits {task}"),
             Event::Submitted { task, answer } => write!(f, "client    is told about {task}: {answer:?}"),
-            Event::Cancelled { task, acknowledged: true } => {
-                write!(f, "client    cancel of {task} acknowledged")
-            }
-            Event::Cancelled { task, acknowledged: false } => {
-                write!(f, "client    cancel of {task} came too late")
+            Event::Cancelled { task, acknowledged } => {
+                let how = if *acknowledged { "acknowledged" } else { "came too late" };
+                write!(f, "client    cancel of {task} {how}")
             }
             Event::Overlooked { task } => write!(f, "client    finds that its own cancel has ended {task}"),
+            Event::Overdue { task, what } => write!(f, "client    finds that {task} waits too long {what}"),
             Event::Retrying { task } => write!(f, "client    asks to try {task} again"),
             Event::Entered { node, task, fence, .. } => {
                 write!(f, "handler   {node} enters {task} fence {fence}")
@@ -551,6 +557,7 @@ fn write_of_world(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
         | Event::Submitted { .. }
         | Event::Cancelled { .. }
         | Event::Overlooked { .. }
+        | Event::Overdue { .. }
         | Event::Retrying { .. }
         | Event::Entered { .. }
         | Event::Told { .. }

@@ -147,7 +147,7 @@ statements! {
     /// How long until the next task of these queues is due. What is due already is left out: it was promoted, or
     /// somebody else has it locked.
     NEXT_DUE = "
-        SELECT greatest(min(due_at) - :now::bigint, 0)
+        SELECT min(greatest(due_at, :now::bigint)) - :now::bigint
         FROM unnest(:queues::text[]) AS asked(name), LATERAL (
             SELECT due_at FROM task WHERE queue = asked.name AND state = 1 AND due_at > :since::bigint
             ORDER BY due_at LIMIT 1) AS next";

@@ -1,5 +1,7 @@
 //! What handlers and clients say and are told.
 
+use std::fmt;
+
 use steadfast_core::name::TaskId;
 use steadfast_core::{ErrorKind, Verdict};
 
@@ -25,6 +27,27 @@ impl Word {
             | Verdict::Cancel { .. }
             | Verdict::Snooze { .. } => Word::NotDone,
         }
+    }
+}
+
+/// What may not wait long where nothing is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Awaited {
+    /// That a task enters which has replaced the holder of its slot, however deaf that is.
+    Entry,
+    /// That a handler hears of a cancel.
+    Word,
+    /// That a task gets its turn although the attempt before it is in its grace.
+    Turn,
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Awaited::Entry => "to enter in the place of the one that it replaced",
+            Awaited::Word => "to be told of its cancel",
+            Awaited::Turn => "for its turn behind an attempt in its grace",
+        })
     }
 }
 

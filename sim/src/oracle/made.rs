@@ -8,7 +8,7 @@ use steadfast_core::task::{Backoff, Task};
 use steadfast_core::{State, Timestamp};
 
 use super::{Facts, Found, Property};
-use crate::history::{Entry, Event};
+use crate::history::{Awaited, Entry, Event};
 
 /// A ready task of the name `t`.
 pub(crate) fn task() -> Task {
@@ -91,6 +91,13 @@ pub(super) fn complaints(property: &Property, entries: &[Entry]) -> usize {
     let mut found = Found::default();
     (property.check)(&Facts::new(entries, true), &mut found);
     found.0.len()
+}
+
+/// The property complains of who waits too long for this, and not for that.
+#[track_caller]
+pub(super) fn overdue_is_noticed(property: &Property, this: Awaited, that: Awaited) {
+    let waits = |what| [event(1, Event::Overdue { task: task().id, what })];
+    tells_apart(property, &waits(that), &waits(this));
 }
 
 /// The property accepts the one history and not the other.

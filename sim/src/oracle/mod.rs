@@ -37,7 +37,7 @@ use std::sync::Arc;
 use steadfast_core::name::TaskId;
 use steadfast_core::task::Task;
 
-use crate::history::{Entry, Event, SubmitAnswer};
+use crate::history::{Awaited, Entry, Event, SubmitAnswer};
 
 /// A property that a history breaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +112,17 @@ pub(crate) struct Found(Vec<(String, Option<TaskId>)>);
 impl Found {
     pub(crate) fn add(&mut self, task: &TaskId, what: String) {
         self.0.push((what, Some(task.clone())));
+    }
+
+    /// Who has waited too long for this.
+    pub(crate) fn add_overdue(&mut self, facts: &Facts<'_>, awaited: Awaited) {
+        for entry in facts.entries {
+            if let Event::Overdue { task, what } = &entry.event
+                && *what == awaited
+            {
+                self.add(task, format!("{task} has waited too long {what}"));
+            }
+        }
     }
 
     /// What concerns no task in particular.

@@ -1,13 +1,14 @@
-//! P1: an accepted task ends in bounded time once faults have stopped. The bound is computed by the run from what is left
+//! P1: an accepted task ends in bounded time once faults have stopped, and none waits for a turn that a deaf attempt holds. The bound is computed by the run from what is left
 //! then. What waits longer does so rightfully: nobody can run it, or it waits for one of those.
 
 use super::{Facts, Found, Property};
-use crate::history::{Event, SubmitAnswer, parents};
+use crate::history::{Awaited, Event, SubmitAnswer, parents};
 use crate::scenario::progress::Rightful;
 
 pub(super) const PROPERTY: Property = Property { name: "P1", meaning: "an accepted task ends", check };
 
 fn check(facts: &Facts<'_>, found: &mut Found) {
+    found.add_overdue(facts, Awaited::Turn);
     if !facts.at_rest {
         return;
     }
@@ -41,6 +42,11 @@ mod tests {
     use super::*;
 
     use steadfast_core::State;
+
+    #[test]
+    fn a_turn_that_does_not_come_is_noticed() {
+        overdue_is_noticed(&PROPERTY, Awaited::Turn, Awaited::Word);
+    }
 
     #[test]
     fn a_task_that_waits_at_rest_is_noticed() {

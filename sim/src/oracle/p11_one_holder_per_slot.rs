@@ -1,5 +1,5 @@
 //! P11: at every commit at most one unfinished task holds a slot; nobody waits for one that is free; and it goes to those
-//! that wait in the order of their arrival.
+//! that wait in the order of their arrival. Who replaces a holder enters soon, however slow that one is to go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::{Facts, Found, Property};
 use steadfast_core::name::{Slot, TaskId};
 use steadfast_core::{Task, Timestamp};
 
-use crate::history::{Entry, Event};
+use crate::history::{Awaited, Entry, Event};
 use crate::storage::rows::{awaited_slot, held_slot};
 
 pub(super) const PROPERTY: Property =
@@ -22,6 +22,7 @@ struct Around<'a> {
 }
 
 fn check(facts: &Facts<'_>, found: &mut Found) {
+    found.add_overdue(facts, Awaited::Entry);
     let mut slots: BTreeMap<&Slot, Around<'_>> = BTreeMap::new();
     let mut touched: BTreeSet<&Slot> = BTreeSet::new();
     // Then times don't tell any more who came first.
@@ -88,6 +89,11 @@ mod tests {
     use super::*;
 
     use steadfast_core::State;
+
+    #[test]
+    fn a_newcomer_that_does_not_enter_is_noticed() {
+        overdue_is_noticed(&PROPERTY, Awaited::Entry, Awaited::Turn);
+    }
 
     fn in_slot(id: &str) -> Task {
         Task { id: TaskId::trusted(id), slot: Some(Slot::trusted("s")), ..task() }

@@ -1,15 +1,16 @@
 //! P15: after an acknowledged cancel the task is never claimed again, gets no slot that it waits for, and ends. And a cancel
-//! that ends a task is acknowledged.
+//! that ends a task is acknowledged. The handler is told of it soon.
 
 use std::collections::BTreeSet;
 
 use super::{Facts, Found, Property};
-use crate::history::Event;
+use crate::history::{Awaited, Event};
 
 pub(super) const PROPERTY: Property =
     Property { name: "P15", meaning: "an acknowledged cancel is kept", check };
 
 fn check(facts: &Facts<'_>, found: &mut Found) {
+    found.add_overdue(facts, Awaited::Word);
     let mut cancelled = BTreeSet::new();
     for entry in facts.entries {
         match &entry.event {
@@ -48,6 +49,11 @@ mod tests {
     use super::*;
 
     use steadfast_core::{State, Task};
+
+    #[test]
+    fn a_handler_that_is_not_told_is_noticed() {
+        overdue_is_noticed(&PROPERTY, Awaited::Word, Awaited::Entry);
+    }
 
     #[test]
     fn a_cancel_that_is_not_told_what_it_did_is_noticed() {

@@ -179,6 +179,7 @@ impl Lanes {
             | Event::Submitted { .. }
             | Event::Cancelled { .. }
             | Event::Overlooked { .. }
+            | Event::Overdue { .. }
             | Event::Retrying { .. }
             | Event::Looked { .. }
             | Event::Missed { .. }
@@ -266,6 +267,7 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Submitted { task, .. }
         | Event::Cancelled { task, .. }
         | Event::Overlooked { task }
+        | Event::Overdue { task, .. }
         | Event::Retrying { task }
         | Event::Kept { task, .. }
         | Event::Aliased { task, .. }

@@ -18,6 +18,7 @@ pub mod incidents;
 pub mod leases;
 pub mod lines;
 pub mod plain;
+pub mod promptness;
 pub mod workers;
 
 use std::collections::BTreeSet;
@@ -87,6 +88,7 @@ pub const SCENARIOS: &[Scenario] = &[
     lines::SCENARIO,
     followers::SCENARIO,
     drains::SCENARIO,
+    promptness::SCENARIO,
     incidents::dropped_handle::SCENARIO,
     incidents::await_under_lock::SCENARIO,
     incidents::no_dispatcher::SCENARIO,

@@ -185,6 +185,11 @@ pub(super) async fn until_the_beat(world: &World) {
 /// Faults stop, and everything must come to an end; the bound on this wait is the run's.
 pub(super) async fn heal_and_end(world: &World) {
     world.heal();
+    until_all_ended(world).await;
+}
+
+/// The bound on this wait is the run's.
+pub(super) async fn until_all_ended(world: &World) {
     // What a caller that went away had asked for may still be on its way to the store.
     while !(world.is_quiet() && world.history().tasks().values().all(|task| task.state.is_terminal())) {
         waiting_for("all tasks to end", tokio::time::sleep(LOOK)).await;

@@ -1,0 +1,176 @@
+//! What must happen soon where nothing is wrong: who replaces the holder of a slot enters, a handler hears of a cancel, and a
+//! task gets its turn although the one before it is deaf. One worker that runs one attempt at a time, and no faults; only
+//! latencies, and who goes first, are chosen.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use steadfast_core::Verdict;
+use steadfast_core::engine::Cancelled;
+use steadfast_core::handler::StopReason;
+use steadfast_core::name::{Slot, TaskId};
+use steadfast_core::task::{NewTask, OnConflict};
+
+use super::incidents::{Process, Work, done, goals, new_task, number_of, told, until_all_ended};
+use super::{Goals, Scenario};
+use crate::choices::Stream;
+use crate::history::{Awaited, Entry, Event};
+use crate::world::World;
+
+const ENTERED: &str = "a newcomer entered although the attempt that it replaced was deaf";
+const HEARD: &str = "a handler heard of a cancel";
+const TURN: &str = "a task got its turn while an attempt that had timed out was in its grace";
+
+/// This scenario.
+pub const SCENARIO: Scenario = Scenario {
+    name: "promptness",
+    about: "one worker, one attempt at a time, no faults: newcomers, cancels and turns that may not wait",
+    goals: Goals { all: &[ENTERED, HEARD, TURN], reached, has_faults: false },
+    run: &|world| Box::pin(run(world)),
+};
+
+const ROUNDS: u64 = 4;
+/// Longer than a worker leaves any change unseen; shorter than the grace of three seconds.
+const SOON: Duration = Duration::from_secs(2);
+/// How often it is looked for.
+const LOOK: Duration = Duration::from_millis(50);
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Longer than anybody lets it work.
+const LONG: Duration = Duration::from_secs(60);
+
+/// What the handler does, by the last digit of its task's number.
+const QUICK: u64 = 0;
+const DEAF: u64 = 1;
+const LISTENS: u64 = 2;
+
+const WORK: Work = |process, context| {
+    Box::pin(async move {
+        match number_of(&context) % 10 {
+            DEAF => tokio::time::sleep(LONG).await,
+            LISTENS => {
+                let (stopped, work) =
+                    (std::pin::pin!(context.stopped()), std::pin::pin!(tokio::time::sleep(LONG)));
+                if let Either::Left((reason, _)) = select(stopped, work).await {
+                    told(&process, &context, &reason);
+                    return match reason {
+                        StopReason::Cancelled(reason) => Verdict::Cancel { reason },
+                        reason => Verdict::error(reason),
+                    };
+                }
+            }
+            _ => {}
+        }
+        done(&context)
+    })
+};
+
+async fn run(world: World) {
+    world.heal();
+    let client = Process::start(&world, "client");
+    Process::start_worker(&world, "worker", 1, WORK);
+    for round in 0..ROUNDS {
+        match client.pick(Stream::Workload, "what may not wait", round, 3) {
+            0 => replace(&world, &client, round).await,
+            1 => cancel(&world, &client, round).await,
+            _ => time_out(&world, &client, round).await,
+        }
+        until_all_ended(&world).await;
+    }
+}
+
+async fn replace(world: &World, client: &Process, round: u64) {
+    let in_slot = |number: u64| {
+        let slot = Some((Slot::trusted("s"), OnConflict::Replace));
+        NewTask { slot, ..task(round, number) }
+    };
+    if enters(world, client, in_slot(10 + DEAF)).await {
+        let newcomer = in_slot(20 + QUICK);
+        let id = newcomer.id.clone();
+        if !enters(world, client, newcomer).await {
+            world.record(Event::Overdue { task: id, what: Awaited::Entry });
+        }
+    }
+}
+
+async fn cancel(world: &World, client: &Process, round: u64) {
+    let listener = task(round, 10 + LISTENS);
+    let id = listener.id.clone();
+    if enters(world, client, listener).await
+        && let Ok(Cancelled::Ended | Cancelled::Requested) =
+            client.engine.cancel(&id, "no longer needed").await
+    {
+        world.record(Event::Cancelled { task: id.clone(), acknowledged: true });
+        if !soon(world, |event| matches!(event, Event::Told { task, .. } if *task == id)).await {
+            world.record(Event::Overdue { task: id, what: Awaited::Word });
+        }
+    }
+}
+
+async fn time_out(world: &World, client: &Process, round: u64) {
+    let deaf = NewTask { timeout: TIMEOUT, attempts_max: 1, ..task(round, 10 + DEAF) };
+    if enters(world, client, deaf).await {
+        tokio::time::sleep(TIMEOUT).await;
+        let next = task(round, 20 + QUICK);
+        let id = next.id.clone();
+        if !enters(world, client, next).await {
+            world.record(Event::Overdue { task: id, what: Awaited::Turn });
+        }
+    }
+}
+
+fn task(round: u64, number: u64) -> NewTask {
+    new_task("task", round * 100 + number)
+}
+
+/// Submits a task; says whether its handler is entered soon.
+async fn enters(world: &World, client: &Process, task: NewTask) -> bool {
+    let id: TaskId = task.id.clone();
+    client.submit(task, 0).await;
+    soon(world, |event| matches!(event, Event::Entered { task, .. } if *task == id)).await
+}
+
+async fn soon(world: &World, happens: impl Fn(&Event) -> bool) -> bool {
+    let since = world.now();
+    loop {
+        if world.history().entries().iter().any(|entry| happens(&entry.event)) {
+            return true;
+        }
+        if world.now().since(since) >= SOON {
+            return false;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
+    let entered = |digits: [u64; 2]| {
+        let is_such = |task: &TaskId| {
+            let number = task.as_str().rsplit('-').next().and_then(|digits| digits.parse::<u64>().ok());
+            number.is_some_and(|number| number % 100 == digits[0] * 10 + digits[1])
+        };
+        entries.iter().any(|entry| matches!(&entry.event, Event::Entered { task, .. } if is_such(task)))
+    };
+    let replaced = entries.iter().any(|entry| {
+        matches!(&entry.event, Event::Changed { after, .. } if after.cause == Some(steadfast_core::Cause::Replaced))
+    });
+    let timed_out = entries.iter().any(|entry| {
+        matches!(&entry.event, Event::Changed { after, .. } if after.cause == Some(steadfast_core::Cause::Timeout))
+    });
+    let heard = entries.iter().any(|entry| matches!(entry.event, Event::Told { .. }));
+    goals(&[
+        (ENTERED, replaced && entered([2, QUICK])),
+        (HEARD, heard),
+        (TURN, timed_out && entered([2, QUICK])),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::holds_and_reaches_its_goals;
+
+    #[test]
+    fn what_may_not_wait_does_not() {
+        holds_and_reaches_its_goals(&super::SCENARIO);
+    }
+}
