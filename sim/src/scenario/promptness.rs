@@ -85,6 +85,7 @@ async fn replace(world: &World, client: &Process, round: u64) {
         NewTask { slot, ..task(round, number) }
     };
     if enters(world, client, in_slot(10 + DEAF)).await {
+        before_or_after_a_renewal(client, round).await;
         let newcomer = in_slot(20 + QUICK);
         let id = newcomer.id.clone();
         if !enters(world, client, newcomer).await {
@@ -96,15 +97,21 @@ async fn replace(world: &World, client: &Process, round: u64) {
 async fn cancel(world: &World, client: &Process, round: u64) {
     let listener = task(round, 10 + LISTENS);
     let id = listener.id.clone();
-    if enters(world, client, listener).await
-        && let Ok(Cancelled::Ended | Cancelled::Requested) =
-            client.engine.cancel(&id, "no longer needed").await
-    {
+    if !enters(world, client, listener).await {
+        return;
+    }
+    before_or_after_a_renewal(client, round).await;
+    if let Ok(Cancelled::Ended | Cancelled::Requested) = client.engine.cancel(&id, "no longer needed").await {
         world.record(Event::Cancelled { task: id.clone(), acknowledged: true });
         if !soon(world, |event| matches!(event, Event::Told { task, .. } if *task == id)).await {
             world.record(Event::Overdue { task: id, what: Awaited::Word });
         }
     }
+}
+
+/// The first renewal comes after a second, and would tell of a change by itself; the second comes later than soon.
+async fn before_or_after_a_renewal(client: &Process, round: u64) {
+    client.pause("after a while", round, &[0, 700, 1_500, 2_500]).await;
 }
 
 async fn time_out(world: &World, client: &Process, round: u64) {
