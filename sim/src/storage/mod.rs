@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use steadfast_core::name::TaskId;
-use steadfast_core::step::{Batch, Outcome};
+use steadfast_core::step::{Batch, Outcome, Step};
 use steadfast_core::storage::{ClaimRequest, Claimed, Query, View};
 use steadfast_core::wake::{Hints, Wake};
 use steadfast_core::{Error, ErrorKind, Storage};
@@ -53,8 +53,27 @@ pub struct SimStorage {
     client: Client,
 }
 
-/// The call that applies steps.
-const APPLY: &str = "apply";
+/// What a call is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    Reading,
+    Claiming,
+    /// Steps that somebody asked for, or nothing but that a worker lives.
+    Applying {
+        asked_for: bool,
+    },
+}
+
+impl About {
+    /// Its site in choices, and its task's name.
+    fn site(self) -> &'static str {
+        match self {
+            About::Reading => "read",
+            About::Claiming => "claim",
+            About::Applying { .. } => "apply",
+        }
+    }
+}
 
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,15 +160,15 @@ impl SimStorage {
     /// Sends a call to the server's side, and lets it meet its fate.
     async fn call<T: Send + 'static>(
         &self,
-        what: &'static str,
-        writes: bool,
+        about: About,
         plan: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
         if !self.node.is_alive() {
             std::future::pending::<()>().await;
         }
-        let under_way = self.server.call_begins(what == APPLY);
-        let fate = self.fate(what, writes);
+        let what = about.site();
+        let under_way = self.server.call_begins(about == About::Applying { asked_for: true });
+        let fate = self.fate(what, about != About::Reading);
         match fate {
             Fate::Refused => {
                 self.server.met(Fault::Unavailable);
@@ -266,7 +285,7 @@ impl Storage for SimStorage {
             let transaction = Transaction::begin(server, &node).await?;
             Box::pin(claim::claim(transaction, &asked)).await
         };
-        let claimed = self.call("claim", true, plan).await;
+        let claimed = self.call(About::Claiming, plan).await;
         self.client.has_claimed(&self.server, &claimed);
         claimed
     }
@@ -275,13 +294,15 @@ impl Storage for SimStorage {
         let mut batches = decisions::alter(&self.server, batches);
         self.client.sends(&self.server, &self.node, &mut batches).await;
         let sent = self.client.remembers(&self.server, &batches);
+        let mut steps = batches.iter().flat_map(|batch| &batch.steps);
+        let asked_for = steps.any(|step| !matches!(step, Step::Beat(_)));
         let (server, node) = (self.server.clone(), self.node.clone());
         let plan = async move {
             let transaction = Transaction::begin(server, &node).await?;
             // Boxed where it is made: it is large, and a plan is moved on its way to the scheduler.
             Box::pin(apply::apply(transaction, &batches)).await
         };
-        let outcomes = self.call(APPLY, true, plan).await;
+        let outcomes = self.call(About::Applying { asked_for }, plan).await;
         self.client.is_answered(sent, &outcomes);
         outcomes
     }
@@ -293,7 +314,7 @@ impl Storage for SimStorage {
             let lapsed_by = server.lapsed_by(&node);
             Ok(read::read(&server, &asked, lapsed_by))
         };
-        let view = self.call("read", false, plan).await?;
+        let view = self.call(About::Reading, plan).await?;
         Ok(self.client.understands(&self.server, query, view))
     }
 

@@ -46,7 +46,8 @@ pub(crate) struct UnderWayCall {
 }
 
 impl Server {
-    /// Counts a call until both its ends have dropped this; `writes`: whether it applies steps.
+    /// Counts a call until both its ends have dropped this; `writes`: whether it applies what
+    /// somebody asked for.
     pub(crate) fn call_begins(self: &Arc<Self>, writes: bool) -> Arc<UnderWayCall> {
         let mut calls = self.calls.lock();
         let age = calls.age;
