@@ -54,7 +54,7 @@ impl Caller {
         for (at, name) in names.iter().enumerate().rev() {
             let now = self.now.to_string();
             let value = match *name {
-                "now" | "clock" => &now,
+                "now" | "since" | "clock" => &now,
                 _ => values.get(name).map_or("null", String::as_str),
             };
             sql = sql.replace(&format!("${}", at + 1), value);
