@@ -3,6 +3,7 @@
 //! have locked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use steadfast_core::name::Queue;
 use steadfast_core::storage::{ClaimRequest, Claimed, Lease};
@@ -22,11 +23,12 @@ pub(super) async fn claim(transaction: Transaction, request: &ClaimRequest) -> R
     let mut claimed = Claimed::default();
     let limits = Limits::lock(&transaction, request).await?;
     let since = transaction.now();
+    let mut more_due = false;
     for queue in &request.queues {
         if claimed.tasks.len() >= request.limit as usize {
             break;
         }
-        promote(&transaction, queue).await?;
+        more_due |= promote(&transaction, queue).await? >= PROMOTED_MAX;
         let wanted = request.limit as usize - claimed.tasks.len();
         let room = limits.room(&transaction, queue).await?.map_or(wanted, |room| room.min(wanted));
         if room > 0 {
@@ -43,13 +45,15 @@ pub(super) async fn claim(transaction: Transaction, request: &ClaimRequest) -> R
         });
         let rows = transaction.run(Select::new(scheduled).into()).await?;
         let next = rows.iter().map(|row| row.as_task().due_at).min();
-        claimed.next_due = next.map(|due| due.since(transaction.now()));
+        claimed.next_due =
+            if more_due { Some(Duration::ZERO) } else { next.map(|due| due.since(transaction.now())) };
     }
     transaction.commit().await?;
     Ok(claimed)
 }
 
-async fn promote(transaction: &Transaction, queue: &Queue) -> Result<(), Error> {
+/// Makes what is due ready; says how many tasks that were.
+async fn promote(transaction: &Transaction, queue: &Queue) -> Result<usize, Error> {
     let (queue, now) = (queue.clone(), transaction.now());
     let due = Rows::all(table::TASK).filter(move |row: &StoreRow| {
         let task = row.as_task();
@@ -65,7 +69,7 @@ async fn promote(transaction: &Transaction, queue: &Queue) -> Result<(), Error> 
             })
         }))
     });
-    transaction.run(promote).await.map(|_| ())
+    transaction.run(promote).await.map(|promoted| promoted.len())
 }
 
 /// The limits of the queues asked for, locked in the order of their names.
