@@ -118,7 +118,7 @@ impl Accepted {
 /// What became of a cancel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cancelled {
-    /// It was waiting and has ended.
+    /// It hadn't ended, and is cancelled now.
     Ended,
     /// It is running; its worker will be told.
     Requested,
@@ -250,6 +250,8 @@ impl<S: Storage, C: Clock> Engine<S, C> {
                     Refusal::Stale(head) if head.state == State::Running && head.cancel_requested => {
                         return Ok(Cancelled::Requested);
                     }
+                    // It hadn't ended when we looked: this very cancel may have ended it, sent before its answer was lost.
+                    Refusal::Stale(head) if head.state == State::Cancelled => return Ok(Cancelled::Ended),
                     Refusal::Stale(head) => found = head.state,
                     Refusal::NotFound => return Ok(Cancelled::NotFound),
                     other => unreachable!("a transition isn't refused for {other:?}"),
