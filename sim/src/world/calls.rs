@@ -17,7 +17,7 @@ pub(super) struct Calls(Mutex<UnderWay>);
 #[derive(Debug, Default)]
 struct UnderWay {
     writing: u32,
-    /// When the last that writes was over, in virtual time.
+    /// When the last that writes was over, or faults stopped, in virtual time.
     written_at: Duration,
     age: Age,
     /// Those that began in an age before this one: the ages of faults, and of their aftermath.
@@ -61,6 +61,8 @@ impl Server {
     pub(super) fn note_healed(&self) {
         let mut calls = self.calls.lock();
         calls.age = calls.age.max(Age::Aftermath);
+        // Who went away at this instant has a committer that hasn't sent yet.
+        calls.written_at = self.elapsed();
         drop(calls);
         self.grow_calm();
     }
