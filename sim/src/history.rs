@@ -257,7 +257,7 @@ pub enum Event {
         /// Its process.
         node: String,
     },
-    /// A transaction stood still with its locks.
+    /// A transaction stood still with its locks, or waited long for the lock that SQLite has.
     Stalled {
         /// For how long.
         time: Duration,

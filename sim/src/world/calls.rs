@@ -46,13 +46,14 @@ pub(crate) struct UnderWayCall {
 }
 
 impl Server {
-    /// Counts a call until both its ends have dropped this; `writes`: whether it applies what
-    /// somebody asked for.
+    /// Counts a call until both its ends have dropped this; `writes`: whether it applies what somebody asked for.
     pub(crate) fn call_begins(self: &Arc<Self>, writes: bool) -> Arc<UnderWayCall> {
         let mut calls = self.calls.lock();
         let age = calls.age;
         calls.writing += u32::from(writes);
-        calls.began.iter_mut().skip(age as usize).take(1).for_each(|count| *count += 1);
+        if let Some(count) = calls.began.get_mut(age as usize) {
+            *count += 1;
+        }
         drop(calls);
         Arc::new(UnderWayCall { server: self.clone(), writes, age })
     }
@@ -102,7 +103,9 @@ impl Calls {
 impl Drop for UnderWayCall {
     fn drop(&mut self) {
         let mut calls = self.server.calls.lock();
-        calls.began.iter_mut().skip(self.age as usize).take(1).for_each(|count| *count -= 1);
+        if let Some(count) = calls.began.get_mut(self.age as usize) {
+            *count -= 1;
+        }
         if self.writes {
             calls.writing -= 1;
             calls.written_at = self.server.elapsed();
