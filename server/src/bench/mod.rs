@@ -36,7 +36,7 @@ const PAYLOAD: &[u8; 7] = br#"{"i":1}"#;
 #[derive(Debug, Clone, Args)]
 pub struct Bench {
     /// How many tasks are submitted in sets, and processed, in each round
-    #[arg(long, value_name = "N", default_value = "20000", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", default_value = "100000", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub tasks: u32,
     /// What to measure
     #[arg(long, value_enum, default_value = "all")]

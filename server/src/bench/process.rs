@@ -11,10 +11,11 @@ use tokio::sync::Notify;
 
 use super::{Error, kind, rate};
 
-/// How many attempts at once. A service whose handlers only wait (for the network, mostly) sets it like this.
-const CONCURRENCY: usize = 1_000;
+/// How many attempts at once. A service whose handlers only wait (for the network, mostly) sets it like this: enough for
+/// one set to be claimed and another to be settled while a third is at work.
+const CONCURRENCY: usize = 3_000;
 /// How many tasks are claimed in one call at most.
-const CLAIM_MAX: u32 = 500;
+const CLAIM_MAX: u32 = 1_000;
 /// How long without any progress until it counts as broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
