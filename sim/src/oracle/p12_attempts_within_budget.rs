@@ -118,12 +118,20 @@ fn check_rescues(facts: &Facts<'_>, found: &mut Found) {
 /// An attempt is over when its timeout and its grace have passed, whatever its handler does: unless its worker stood still.
 fn check_lengths(facts: &Facts<'_>, found: &mut Found) {
     let mut entered: BTreeMap<(&TaskId, Fence), &str> = BTreeMap::new();
+    let mut frozen: BTreeSet<&str> = BTreeSet::new();
     for entry in facts.entries {
         match &entry.event {
-            Event::Entered { node, task, fence, .. } => {
+            // A node that freezes within a poll goes on to the end of that poll.
+            Event::Entered { node, task, fence, .. } if !frozen.contains(&**node) => {
                 entered.insert((task, *fence), node);
             }
-            Event::Froze { node } => entered.retain(|_, of| *of != node),
+            Event::Froze { node } => {
+                entered.retain(|_, of| *of != node);
+                frozen.insert(node);
+            }
+            Event::Thawed { node } => {
+                frozen.remove(&**node);
+            }
             Event::Outlived { task, fence, .. } if entered.contains_key(&(task, *fence)) => {
                 found.add(
                     task,
@@ -203,14 +211,16 @@ mod tests {
 
     #[test]
     fn an_attempt_that_outlives_its_grace_is_noticed() {
-        let run = |between: Option<Event>| {
+        let run = |before: Option<Event>, after: Option<Event>| {
             let payload_id = "t".to_owned();
             let entered = Event::Entered { node: "w".into(), task: task().id, payload_id, fence: 1 };
             let outlived = Event::Outlived { node: "w".into(), task: task().id, fence: 1 };
-            let events = [Some(entered), between, Some(outlived)];
+            let events = [before, Some(entered), after, Some(outlived)];
             events.into_iter().flatten().map(|one| event(1, one)).collect::<Vec<_>>()
         };
-        tells_apart(&PROPERTY, &run(Some(Event::Froze { node: "w".into() })), &run(None));
+        let froze = Event::Froze { node: "w".into() };
+        tells_apart(&PROPERTY, &run(None, Some(froze.clone())), &run(None, None));
+        tells_apart(&PROPERTY, &run(Some(froze), None), &run(Some(Event::Thawed { node: "w".into() }), None));
     }
 
     #[test]
