@@ -66,7 +66,21 @@ async fn dispatch_unless_interrupted(cli: Cli, matches: &ArgMatches) -> Result<E
         Command::Serve(_) | Command::Worker(_) | Command::Run(_) | Command::Bench(_) => true,
         #[cfg(feature = "sim")]
         Command::Sim(_) => true,
-        _ => false,
+        Command::Submit(_)
+        | Command::Status(_)
+        | Command::List(_)
+        | Command::Watch(_)
+        | Command::Wait(_)
+        | Command::Logs(_)
+        | Command::Diagnose(_)
+        | Command::Cancel(_)
+        | Command::Retry(_)
+        | Command::Slots(_)
+        | Command::Queues
+        | Command::Queue(_)
+        | Command::Migrate
+        | Command::Prune(_)
+        | Command::Doctor => false,
     };
     if ends_by_itself {
         return dispatch(cli, matches).await;
