@@ -12,6 +12,7 @@ use steadfast_core::step::QueueLimit;
 
 use crate::history::Event;
 use crate::oracle::goals;
+use crate::storage::rows::{StoreRow, table};
 use crate::world::World;
 
 use super::chaos::{Incarnation, LEASE, Place, SWEEP};
@@ -91,10 +92,19 @@ pub(super) async fn until_all_ended(world: &World, client: &Client, tempo: Tempo
     let costs = Costs { lease, sweep: SWEEP, attempt: TIMEOUT + Duration::from_secs(15) };
     progress::until_all_ended(world, tempo.of(LOOK), costs, || async {
         // The next will make up for one that fails.
+        if world.is_quiet() && is_paused(world) {
+            let _ = client.pause_queue(false).await;
+        }
         let _ = client.prune().await;
     })
     .await;
     if world.history().tasks().values().any(|task| !task.state.is_terminal()) {
         world.record(Event::Did { what: WAITS_RIGHTFULLY });
     }
+}
+
+/// A pause that its caller gave up may arrive after the call that ends it.
+fn is_paused(world: &World) -> bool {
+    let is_paused = |row: &StoreRow| matches!(row, StoreRow::Queue(queue) if queue.paused);
+    world.server().db().committed(table::QUEUE).any(is_paused)
 }
