@@ -18,6 +18,8 @@ use super::serial::Call;
 use State::{Blocked, Cancelled, Ready, Running, Succeeded};
 use Turn::{Commit, First, Rest, RollBack};
 
+pub mod random;
+
 /// What one caller does in a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {

@@ -65,6 +65,11 @@ impl<'a> Verdicts<'a> {
         &self.left
     }
 
+    /// Whether a batch has no other step.
+    pub(super) fn is_alone(&self, (batch, _): Place) -> bool {
+        self.batches[batch].steps.len() == 1
+    }
+
     /// The batches of the wave that is being carried out, but for those that have been refused.
     fn current(&self) -> impl Iterator<Item = (usize, &'a Batch)> {
         let is_open = |(b, _): &(usize, &Batch)| self.waves[*b] == self.wave && !self.is_refused(*b);
@@ -270,6 +275,7 @@ async fn check_batches_of_several(
         several.iter().filter_map(|(place, step)| Some((*place, as_renewal(step)?))).collect();
     let ids = transitions.iter().map(|(_, t)| &t.task).chain(renewals.iter().map(|(_, r)| &r.task));
     let tasks = Rows::by_keys(table::TASK, ids.cloned().map(RowKey::Task));
+    transaction.begin_part("tasks");
     let found = by_id(transaction.lock(LockMode::NoKeyUpdate, Select::new(tasks)).await?);
     transition::check(transaction, &transitions, &found, verdicts).await?;
     for (place, renewal) in renewals {
@@ -307,8 +313,10 @@ async fn renew(
             task.entered_at = task.entered_at.or(renewal.entered.map(|ago| now - ago));
         })
     });
+    transaction.begin_part("renew");
     let renewed = by_id(transaction.run(update).await?);
     let found = if renewed.len() < renewals.len() {
+        transaction.begin_part("examine renewals");
         by_id(transaction.run(Select::new(Rows::by_keys(table::TASK, keys)).into()).await?)
     } else {
         BTreeMap::new()

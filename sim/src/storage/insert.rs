@@ -49,6 +49,7 @@ pub(super) async fn apply(
             }
         }
     }
+    transaction.begin_part("insert");
     let inserted = by_id(transaction.run(insert_statement(rows)).await?);
     let mut edges = Vec::new();
     let mut left_out = Vec::new();
@@ -116,6 +117,7 @@ pub(super) async fn lock_others(
             parents.contains(&task.id) || held_slot(task).is_some_and(|slot| slots.contains(slot))
         })
     };
+    transaction.begin_part("others");
     Ok(by_id(transaction.lock(LockMode::Share, Select::new(rows)).await?))
 }
 
@@ -135,6 +137,7 @@ async fn lock_some(
     } else {
         (transaction.locking(LockMode::Share, parents), holders)
     };
+    transaction.begin_part("others");
     let mut rows = transaction.run(parents.into()).await?;
     rows.extend(transaction.run(holders.into()).await?);
     Ok(by_id(rows))
@@ -267,6 +270,7 @@ async fn examine(
         return Ok(());
     }
     let ids = left_out.iter().map(|(_, insert)| RowKey::Task(insert.task.id.clone()));
+    transaction.begin_part("examine inserts");
     let by_ids = by_id(transaction.run(Select::new(Rows::by_keys(table::TASK, ids)).into()).await?);
     let wanted: Vec<UniqueKey> = left_out.iter().flat_map(|(_, insert)| uniques(insert)).collect();
     let holds_one = move |row: &StoreRow| row.uniques().any(|held| wanted.contains(&held));

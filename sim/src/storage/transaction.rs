@@ -110,6 +110,13 @@ impl Transaction {
         answer.map_err(|class| self.server.failed(class))
     }
 
+    /// The next statement begins this part of the plan, for those who step it.
+    pub(super) fn begin_part(&self, part: &'static str) {
+        if let Some(gate) = &self.server.gate {
+            gate.begin_part(self.actor, part);
+        }
+    }
+
     /// Selects, and locks the rows where the database has row locks: SQLite's only writer needs none.
     pub(super) async fn lock(
         &self,

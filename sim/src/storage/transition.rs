@@ -50,6 +50,11 @@ pub(super) async fn apply(
     if folded {
         update = release_flaws::releasing(update);
     }
+    // Of a batch of several steps the tasks are locked and judged already.
+    let alone = transitions.iter().all(|(place, _)| verdicts.is_alone(*place));
+    if alone {
+        transaction.begin_part("move");
+    }
     let (tasks, edges) = release_flaws::parted(transaction.run(update).await?);
     let applied = by_id(tasks);
 
@@ -74,6 +79,9 @@ pub(super) async fn apply(
     }
     if !history.is_empty() {
         transaction.run(Statement::insert_or_nothing(history)).await?;
+    }
+    if alone && !left_out.is_empty() {
+        transaction.begin_part("examine moves");
     }
     examine(transaction, &left_out, None, verdicts).await?;
     Ok(ended)

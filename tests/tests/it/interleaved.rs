@@ -1,6 +1,7 @@
 //! Known interleavings of two calls, on the adapter's statements and on the simulated plans: see
 //! `steadfast_certify::interleaved`.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,16 +10,22 @@ use steadfast_core::time::ManualClock;
 use steadfast_postgres::PostgresStorage;
 use steadfast_sim::choices::Choices;
 use steadfast_sim::scheduler::{Bounds, Scheduler, yield_now};
+use steadfast_sim::storage::flaws::Flaw;
 use steadfast_sim::storage::gate::Gate;
 use steadfast_sim::world::{Kind, Node, Profile, World};
 use steadfast_tests::certification::interleaved::{
     Interleaving, Stage, claim_text, outcome_text, play, table,
 };
-use steadfast_tests::certification::serial::{Answered, Call, Played, START, replay};
+use steadfast_tests::certification::serial::{
+    Answered, Call, Played, START, empty_postgres, of_apply, of_claim, replay,
+};
 use steadfast_tests::postgres_server::PostgresServer;
 use steadfast_tests::postgres_session::PostgresSession;
 
 use crate::statements::PostgresStage;
+
+mod random;
+mod stepped;
 
 /// What a stage showed.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,28 +46,36 @@ async fn unstepped(calls: &[Call], store: &impl Storage, clock: &ManualClock) ->
 struct SimulatedStage {
     gate: Gate,
     nodes: Vec<Node>,
-    answers: Vec<Arc<Mutex<Option<String>>>>,
+    answers: Vec<Arc<Mutex<Option<(String, Answered)>>>>,
+    /// Whether only parts are stopped before, and not each of their statements.
+    by_parts: bool,
 }
 
 /// More than any plan takes to get to its next stop.
 const POLLS_TO_SETTLE: u32 = 200;
 
 impl SimulatedStage {
-    fn new(world: &World, gate: Gate, calls: &[Call]) -> Self {
-        let mut stage = Self { gate, nodes: Vec::new(), answers: Vec::new() };
+    fn new(world: &World, gate: Gate, calls: &[Call], by_parts: bool) -> Self {
+        let mut stage = Self { gate, nodes: Vec::new(), answers: Vec::new(), by_parts };
         for call in calls {
             let node = world.start("caller", 100);
             let (store, answer, call) = (node.storage(), Arc::new(Mutex::new(None)), call.clone());
             let slot = answer.clone();
             node.spawn("call", async move {
-                let text = match &call {
-                    Call::Apply(batches) => outcome_text(&store.apply(batches).await),
-                    Call::Claim(request) => claim_text(&store.claim(request).await),
+                let answered = match &call {
+                    Call::Apply(batches) => {
+                        let outcomes = store.apply(batches).await;
+                        (outcome_text(&outcomes), of_apply(&outcomes))
+                    }
+                    Call::Claim(request) => {
+                        let claimed = store.claim(request).await;
+                        (claim_text(&claimed), of_claim(&claimed))
+                    }
                     Call::Read(_) | Call::Advance(_) => unreachable!("calls that write are stepped"),
                 };
-                let given_up = text.contains("abandoned");
-                *slot.lock().expect("not poisoned") =
-                    Some(if given_up { "rolled back".into() } else { text });
+                let given_up = answered.0.contains("abandoned");
+                let answered = if given_up { ("rolled back".to_owned(), rolled_back()) } else { answered };
+                *slot.lock().expect("not poisoned") = Some(answered);
             });
             stage.nodes.push(node);
             stage.answers.push(answer);
@@ -69,16 +84,37 @@ impl SimulatedStage {
     }
 }
 
+impl SimulatedStage {
+    /// What the calls answered, in a word and whole.
+    fn answered(&self) -> Vec<(String, Answered)> {
+        let answered = |answer: &Arc<Mutex<Option<_>>>| answer.lock().expect("not poisoned").clone();
+        self.answers.iter().map(|answer| answered(answer).expect("it works")).collect()
+    }
+}
+
+/// What a call that was rolled back by hand answers.
+fn rolled_back() -> Answered {
+    Answered::Text("rolled back".to_owned())
+}
+
 impl Stage for SimulatedStage {
     async fn settle(&mut self) {
         // Virtual time stands still meanwhile: nobody's wait for a lock times out.
         for _ in 0..POLLS_TO_SETTLE {
             yield_now().await;
+            for node in self.nodes.iter().filter(|_| self.by_parts) {
+                let goes_on = |at| at == "statement" && self.gate.part(node.number()).is_none();
+                if self.gate.at(node.number()).is_some_and(goes_on) {
+                    self.gate.grant(node.number());
+                }
+            }
         }
     }
 
     fn at(&self, caller: usize) -> Option<&'static str> {
-        self.gate.at(self.nodes[caller].number())
+        let node = self.nodes[caller].number();
+        let at = self.gate.at(node)?;
+        if self.by_parts { self.gate.part(node).or(Some(at)) } else { Some(at) }
     }
 
     fn is_through(&self, caller: usize) -> bool {
@@ -94,33 +130,44 @@ impl Stage for SimulatedStage {
     }
 }
 
-fn on_simulated(interleaving: &Interleaving) -> Shown {
+/// Plays with a simulated store that is stepped: its world, its gate, its clock.
+fn in_world<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+    flaw: Option<Flaw>,
+    play: impl FnOnce(World, Gate, ManualClock) -> F + Send,
+) -> T {
     let choices = Choices::from_seed(1);
     let scheduler = Scheduler::new(choices.clone(), 0);
     let (gate, clock) = (Gate::default(), ManualClock::at(START));
     let kind = Kind {
-        flaws: interleaving.flaw.into_iter().collect(),
+        flaws: flaw.into_iter().collect(),
         clock: Some(clock.clone()),
         gate: Some(gate.clone()),
         ..Kind::of(Profile::Postgres)
     };
     let world = World::on(scheduler.clone(), choices, kind);
-    let interleaving = interleaving.clone();
     let bounds = Bounds { polls: 1_000_000, time: Duration::from_secs(60) };
-    let run = async move {
-        let beside = world.start("beside", 100);
-        (0..1_000).for_each(|_| gate.grant(beside.number()));
+    let run = || scheduler.run(bounds, play(world, gate, clock)).expect("nothing waits for ever");
+    // The scheduler brings a runtime of its own.
+    std::thread::scope(|scope| scope.spawn(run).join().expect("the plan doesn't panic"))
+}
+
+/// A node whose calls no gate holds up.
+fn start_beside(world: &World, gate: &Gate) -> Node {
+    let beside = world.start("beside", 100);
+    (0..10_000).for_each(|_| gate.grant(beside.number()));
+    beside
+}
+
+fn on_simulated(interleaving: &Interleaving) -> Shown {
+    let interleaving = interleaving.clone();
+    in_world(interleaving.flaw, |world, gate, clock| async move {
+        let beside = start_beside(&world, &gate);
         unstepped(&interleaving.setup, &beside.storage(), &clock).await;
-        let mut stage = SimulatedStage::new(&world, gate, &interleaving.calls);
+        let mut stage = SimulatedStage::new(&world, gate, &interleaving.calls, false);
         let waited = play(&mut stage, &interleaving).await;
-        let answers = stage
-            .answers
-            .iter()
-            .map(|answer| answer.lock().expect("not poisoned").clone().expect("it works"));
-        let answers = answers.collect();
+        let answers = stage.answered().into_iter().map(|(word, _)| word).collect();
         Shown { waited, answers, rows: unstepped(&[], &beside.storage(), &clock).await }
-    };
-    scheduler.run(bounds, run).expect("nothing waits for ever")
+    })
 }
 
 #[track_caller]
@@ -165,9 +212,7 @@ async fn known_interleavings_of_the_adapters_statements_agree_with_the_simulated
         let answers = stage.answers();
         let shown = Shown { waited, answers, rows: unstepped(&[], &store, &clock).await };
         check(&interleaving, &shown);
-        let simulated = std::thread::scope(|scope| {
-            scope.spawn(|| on_simulated(&interleaving)).join().expect("the plan doesn't panic")
-        });
+        let simulated = on_simulated(&interleaving);
         assert_eq!(shown, simulated, "{}: PostgreSQL left, its double right", interleaving.name);
     }
 }
