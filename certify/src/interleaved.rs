@@ -1,6 +1,6 @@
-//! Step programs of two callers at once: known interleavings, each stepped statement by statement.
+//! Step programs of two callers at once: known interleavings here, and [random] ones, each stepped part by part.
 //!
-//! A stage runs two calls and stops each before its begin, each of its statements and its commit. What is compared is
+//! A stage runs two calls and stops each before its begin, each part of what it does and its commit. What is compared is
 //! who waits for whom after each turn, what each call answers, and the rows at the end.
 
 use std::future::Future;
@@ -23,9 +23,9 @@ pub mod random;
 /// What one caller does in a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// Begins, and sends its first statement.
+    /// Begins, and does its first part.
     First,
-    /// Sends all others, as far as it gets; what it has to wait for it goes on from by itself.
+    /// Does all others, as far as it gets; what it has to wait for it goes on from by itself.
     Rest,
     /// Commits.
     Commit,
@@ -56,7 +56,7 @@ pub struct Interleaving {
 pub trait Stage: Send {
     /// Waits until each caller stands at its gate, waits for a lock, or is through.
     fn settle(&mut self) -> impl Future<Output = ()> + Send;
-    /// Before what a caller stands: `begin`, a statement, `commit`.
+    /// Before what a caller stands: `begin`, a part, `commit`.
     fn at(&self, caller: usize) -> Option<&'static str>;
     /// Whether its call is answered.
     fn is_through(&self, caller: usize) -> bool;
@@ -75,9 +75,7 @@ pub async fn play(stage: &mut impl Stage, interleaving: &Interleaving) -> Vec<Ve
     for (caller, turn) in &interleaving.turns {
         match turn {
             Turn::First => {
-                // The flawed count is a statement of its own in the simulated plan.
-                let counts = interleaving.flaw == Some(Flaw::LimitCountedBeforeLock);
-                for _ in 0..2 + usize::from(counts && stage.at(*caller) == Some("begin")) {
+                for _ in 0..2 {
                     if stage.at(*caller).is_some_and(|at| at != "commit") {
                         stage.grant(*caller);
                         stage.settle().await;

@@ -1,10 +1,11 @@
 //! Two calls that are to be under way at once, after a serial program, and drawn like its calls: mostly such that they
 //! meet in a task, a slot, a key or a queue.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_core::State;
-use steadfast_core::step::{Batch, Step};
+use steadfast_core::name::TaskId;
+use steadfast_core::step::{Batch, Renewal, Report, Step, Transition};
 use steadfast_core::storage::{Answer, Query, Storage, TaskFilter};
 use steadfast_core::task::Task;
 use steadfast_core::time::ManualClock;
@@ -13,10 +14,14 @@ use super::draw::Generator;
 use super::{Call, Played, Seen, Style, play};
 use crate::random::Random;
 
-/// How many calls two are chosen from.
+/// How many calls two are chosen from, and how many are drawn for that at most.
 const CANDIDATES: usize = 16;
-/// In how many of a hundred programs the two calls are chosen such that they meet, where any do.
-const MEET: usize = 90;
+const DRAWN_MAX: usize = 2_000;
+/// In how many of a hundred cases a call is left out that would be refused, or find nothing: those hardly meet any other.
+const LEFT_OUT: usize = 85;
+/// In how many of a hundred programs the two calls are chosen such that they meet, where any do; and as often such that
+/// one may wait for the other.
+const MEET: usize = 80;
 /// In how many of a hundred programs one call is sent twice.
 const TWICE: usize = 4;
 
@@ -31,8 +36,8 @@ pub struct Pair {
     pub meet: bool,
 }
 
-/// What a name in a call stands for.
-type Names = BTreeSet<String>;
+/// The rows that a call is about, and whether it would write them.
+type Names = BTreeMap<String, bool>;
 
 /// Draws a setup while this storage plays it, then two calls by what was seen.
 pub async fn draw(seed: u64, store: &impl Storage, clock: &ManualClock) -> Pair {
@@ -55,10 +60,13 @@ pub async fn draw(seed: u64, store: &impl Storage, clock: &ManualClock) -> Pair 
         rows.forget_leases_that_are_lost(&mut generator.seen);
     }
     let mut candidates = Vec::new();
-    while candidates.len() < CANDIDATES {
+    for _ in 0..DRAWN_MAX {
         let call = generator.call();
-        if can_be_stepped(&call) {
+        if can_be_stepped(&call) && (rows.allow(&call) || !random.chance(LEFT_OUT)) {
             candidates.push((rows.names(&call), call));
+        }
+        if candidates.len() == CANDIDATES {
+            break;
         }
     }
     (pair.calls, pair.meet) = choose(&candidates, &mut random);
@@ -70,18 +78,26 @@ fn choose(candidates: &[(Names, Call)], random: &mut Random) -> (Vec<Call>, bool
         let (_, call) = random.pick(candidates);
         return (vec![call.clone(), call.clone()], true);
     }
-    let meets = |(one, other): &(usize, usize)| !candidates[*one].0.is_disjoint(&candidates[*other].0);
+    let meets = |(one, other): &(usize, usize)| {
+        let (one, other) = (&candidates[*one].0, &candidates[*other].0);
+        one.iter().any(|(name, writes)| other.get(name).is_some_and(|others| *writes || *others))
+    };
     let count = candidates.len();
     let all = (0..count).flat_map(|one| (one + 1..count).map(move |other| (one, other)));
     let all: Vec<(usize, usize)> = all.collect();
     let meeting: Vec<(usize, usize)> = all.iter().copied().filter(meets).collect();
-    let chosen = if !meeting.is_empty() && random.chance(MEET) { &meeting } else { &all };
+    // A claim finds much, but skips what somebody has locked.
+    let claims = |at: usize| matches!(candidates[at].1, Call::Claim(_));
+    let waiting = meeting.iter().copied().filter(|(one, other)| !claims(*one) && !claims(*other));
+    let waiting: Vec<(usize, usize)> = waiting.collect();
+    let chosen = [&waiting, &meeting].into_iter().find(|some| !some.is_empty() && random.chance(MEET));
+    let chosen = chosen.unwrap_or(&all);
     let (one, other) = *random.pick(chosen);
     let calls = vec![candidates[one].1.clone(), candidates[other].1.clone()];
     (calls, meets(&(one, other)))
 }
 
-/// Whether a call is a claim, or one batch that isn't kept apart from claims and transitions.
+/// Whether a call is a claim or one batch. What prunes is alone on its lane.
 fn can_be_stepped(call: &Call) -> bool {
     match call {
         Call::Claim(_) => true,
@@ -92,8 +108,14 @@ fn can_be_stepped(call: &Call) -> bool {
 
 fn is_stepped(step: &Step) -> bool {
     match step {
-        Step::Insert(_) | Step::Transition(_) | Step::Renew(_) | Step::Limit(_) => true,
-        Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => false,
+        Step::Insert(_)
+        | Step::Transition(_)
+        | Step::Renew(_)
+        | Step::Report(_)
+        | Step::Limit(_)
+        | Step::Pause(_)
+        | Step::Beat(_) => true,
+        Step::Prune(_) => false,
     }
 }
 
@@ -126,6 +148,36 @@ impl Rows {
         seen.leases.retain(|lease| held.contains(&(lease.task.clone(), lease.fence)));
     }
 
+    /// Whether a call that stood alone would change something, as far as is easily told.
+    fn allow(&self, call: &Call) -> bool {
+        match call {
+            Call::Claim(request) => self
+                .0
+                .iter()
+                .any(|(task, _)| task.state == State::Ready && request.queues.contains(&task.queue)),
+            Call::Apply(batches) => {
+                batches.iter().flat_map(|batch| &batch.steps).all(|step| self.allows(step))
+            }
+            Call::Read(_) | Call::Advance(_) => false,
+        }
+    }
+
+    fn allows(&self, step: &Step) -> bool {
+        let has = |id: &TaskId, holds: &dyn Fn(&Task) -> bool| {
+            self.0.iter().any(|(task, _)| task.id == *id && holds(task))
+        };
+        match step {
+            Step::Insert(insert) => !has(&insert.task.id, &|_| true),
+            Step::Transition(Transition { task, guard, .. }) => has(task, &|row| {
+                guard.from.contains(row.state) && guard.fence.is_none_or(|fence| fence == row.fence)
+            }),
+            Step::Renew(Renewal { task, fence, .. }) | Step::Report(Report { task, fence, .. }) => {
+                has(task, &|row| row.state == State::Running && row.fence == *fence)
+            }
+            Step::Limit(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => true,
+        }
+    }
+
     /// What a call is about: also the slots and the children of its tasks, and what a claim may find.
     fn names(&self, call: &Call) -> Names {
         match call {
@@ -134,7 +186,8 @@ impl Rows {
                 let asked = |task: &&Task| request.queues.contains(&task.queue);
                 let found = self.0.iter().map(|(task, _)| task).filter(asked).filter(waits);
                 let queues = request.queues.iter().map(|queue| format!("limit of {queue}"));
-                found.map(|task| format!("task {}", task.id)).chain(queues).collect()
+                let found = found.map(|task| format!("task {}", task.id));
+                found.chain(queues).map(|name| (name, true)).collect()
             }
             Call::Apply(batches) => {
                 batches.iter().flat_map(|Batch { steps }| steps).flat_map(|step| self.of_step(step)).collect()
@@ -143,19 +196,25 @@ impl Rows {
         }
     }
 
-    fn of_step(&self, step: &Step) -> Vec<String> {
+    fn of_step(&self, step: &Step) -> Vec<(String, bool)> {
+        let written = |names: Vec<String>| names.into_iter().map(|name| (name, true)).collect();
         match step {
             Step::Insert(insert) => {
                 let task = &insert.task;
                 let parents = task.parents.iter().map(|parent| format!("task {}", parent.id));
                 let slot = task.slot.iter().map(|(slot, _)| format!("slot {slot}"));
                 let key = task.key.iter().map(|key| format!("key {key}"));
-                parents.chain(slot).chain(key).chain([format!("task {}", task.id)]).collect()
+                let itself = [format!("task {}", task.id)];
+                let read = parents.map(|name| (name, false));
+                read.chain(slot.chain(key).chain(itself).map(|name| (name, true))).collect()
             }
-            Step::Transition(step) => self.of_task(format!("task {}", step.task)),
-            Step::Renew(step) => vec![format!("task {}", step.task)],
-            Step::Limit(step) => vec![format!("limit of {}", step.queue)],
-            Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => Vec::new(),
+            Step::Transition(step) => written(self.of_task(format!("task {}", step.task))),
+            Step::Renew(step) => written(vec![format!("task {}", step.task)]),
+            Step::Report(step) => written(vec![format!("task {}", step.task)]),
+            Step::Limit(step) => written(vec![format!("limit of {}", step.queue)]),
+            Step::Pause(step) => written(vec![format!("limit of {}", step.queue)]),
+            Step::Beat(step) => written(vec![format!("worker {}", step.worker)]),
+            Step::Prune(_) => Vec::new(),
         }
     }
 

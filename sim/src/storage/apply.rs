@@ -218,6 +218,11 @@ async fn apply_wave(
     Ok(())
 }
 
+/// A step wasn't carried out, and nothing speaks against it any more: the caller sends the call again.
+pub(super) fn changed_between() -> Error {
+    Error::new(ErrorKind::Conflict, "what a step is about changed between two statements")
+}
+
 /// In which order the steps of a batch are judged, whatever order they stand in.
 fn rank(mode: Mode, step: &Step) -> u8 {
     match (mode, step) {
@@ -325,6 +330,7 @@ async fn renew(
         let verdict = match renewed.get(&renewal.task) {
             Some(row) => Verdict::Applied(Receipt::Renewed { cancel: row.as_task().cancel.clone() }),
             None => match found.get(&renewal.task) {
+                Some(row) if refuse_renewal(renewal, Some(row)).is_none() => return Err(changed_between()),
                 Some(row) => Verdict::Refused(Refusal::Stale(head(row))),
                 None => Verdict::Refused(Refusal::NotFound),
             },

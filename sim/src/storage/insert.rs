@@ -39,10 +39,7 @@ pub(super) async fn apply(
         match judged {
             Ok(parents) => {
                 let waits = must_wait(batches, *place, insert, others, &waited_for);
-                rows.push((
-                    new_row(insert, &parents, waits, now, transaction.next_seq()),
-                    is_patient(insert),
-                ));
+                rows.push((*insert, parents, waits));
             }
             Err(parent) => {
                 missing.insert(*place, parent);
@@ -50,7 +47,12 @@ pub(super) async fn apply(
         }
     }
     transaction.begin_part("insert");
-    let inserted = by_id(transaction.run(insert_statement(rows)).await?);
+    // The store numbers new rows as it stores them, not as they are judged.
+    let number = |(insert, parents, waits): (&Insert, Parents, bool)| {
+        (new_row(insert, &parents, waits, now, transaction.next_seq()), is_patient(insert))
+    };
+    let make = || insert_statement(rows.into_iter().map(number).collect());
+    let inserted = by_id(transaction.run_made(make).await?);
     let mut edges = Vec::new();
     let mut left_out = Vec::new();
     // Of two inserts of one id in one call the first is the one that was made.

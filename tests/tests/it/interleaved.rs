@@ -1,4 +1,4 @@
-//! Known interleavings of two calls, on the adapter's statements and on the simulated plans: see
+//! Known interleavings of two calls, on the adapter's functions and on the simulated plans: see
 //! `steadfast_certify::interleaved`.
 
 use std::future::Future;
@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use steadfast_core::Storage;
 use steadfast_core::time::ManualClock;
-use steadfast_postgres::PostgresStorage;
 use steadfast_sim::choices::Choices;
 use steadfast_sim::scheduler::{Bounds, Scheduler, yield_now};
 use steadfast_sim::storage::flaws::Flaw;
@@ -20,9 +19,8 @@ use steadfast_tests::certification::serial::{
     Answered, Call, Played, START, empty_postgres, of_apply, of_claim, replay,
 };
 use steadfast_tests::postgres_server::PostgresServer;
-use steadfast_tests::postgres_session::PostgresSession;
 
-use crate::statements::PostgresStage;
+use stepped::Stepped;
 
 mod random;
 mod stepped;
@@ -47,34 +45,22 @@ struct SimulatedStage {
     gate: Gate,
     nodes: Vec<Node>,
     answers: Vec<Arc<Mutex<Option<(String, Answered)>>>>,
-    /// Whether only parts are stopped before, and not each of their statements.
-    by_parts: bool,
 }
 
 /// More than any plan takes to get to its next stop.
 const POLLS_TO_SETTLE: u32 = 200;
 
 impl SimulatedStage {
-    fn new(world: &World, gate: Gate, calls: &[Call], by_parts: bool) -> Self {
-        let mut stage = Self { gate, nodes: Vec::new(), answers: Vec::new(), by_parts };
+    fn new(world: &World, gate: Gate, calls: &[Call]) -> Self {
+        let mut stage = Self { gate, nodes: Vec::new(), answers: Vec::new() };
         for call in calls {
             let node = world.start("caller", 100);
             let (store, answer, call) = (node.storage(), Arc::new(Mutex::new(None)), call.clone());
             let slot = answer.clone();
             node.spawn("call", async move {
-                let answered = match &call {
-                    Call::Apply(batches) => {
-                        let outcomes = store.apply(batches).await;
-                        (outcome_text(&outcomes), of_apply(&outcomes))
-                    }
-                    Call::Claim(request) => {
-                        let claimed = store.claim(request).await;
-                        (claim_text(&claimed), of_claim(&claimed))
-                    }
-                    Call::Read(_) | Call::Advance(_) => unreachable!("calls that write are stepped"),
-                };
+                let answered = answered(&store, &call).await;
                 let given_up = answered.0.contains("abandoned");
-                let answered = if given_up { ("rolled back".to_owned(), rolled_back()) } else { answered };
+                let answered = if given_up { rolled_back() } else { answered };
                 *slot.lock().expect("not poisoned") = Some(answered);
             });
             stage.nodes.push(node);
@@ -92,9 +78,24 @@ impl SimulatedStage {
     }
 }
 
+/// What a call that is stepped answers, in a word and whole.
+async fn answered(store: &impl Storage, call: &Call) -> (String, Answered) {
+    match call {
+        Call::Apply(batches) => {
+            let outcomes = store.apply(batches).await;
+            (outcome_text(&outcomes), of_apply(&outcomes))
+        }
+        Call::Claim(request) => {
+            let claimed = store.claim(request).await;
+            (claim_text(&claimed), of_claim(&claimed))
+        }
+        Call::Read(_) | Call::Advance(_) => unreachable!("calls that write are stepped"),
+    }
+}
+
 /// What a call that was rolled back by hand answers.
-fn rolled_back() -> Answered {
-    Answered::Text("rolled back".to_owned())
+fn rolled_back() -> (String, Answered) {
+    ("rolled back".to_owned(), Answered::Text("rolled back".to_owned()))
 }
 
 impl Stage for SimulatedStage {
@@ -102,7 +103,8 @@ impl Stage for SimulatedStage {
         // Virtual time stands still meanwhile: nobody's wait for a lock times out.
         for _ in 0..POLLS_TO_SETTLE {
             yield_now().await;
-            for node in self.nodes.iter().filter(|_| self.by_parts) {
+            for node in &self.nodes {
+                // A statement that begins no part belongs to the one before.
                 let goes_on = |at| at == "statement" && self.gate.part(node.number()).is_none();
                 if self.gate.at(node.number()).is_some_and(goes_on) {
                     self.gate.grant(node.number());
@@ -114,7 +116,7 @@ impl Stage for SimulatedStage {
     fn at(&self, caller: usize) -> Option<&'static str> {
         let node = self.nodes[caller].number();
         let at = self.gate.at(node)?;
-        if self.by_parts { self.gate.part(node).or(Some(at)) } else { Some(at) }
+        if at == "statement" { self.gate.part(node) } else { Some(at) }
     }
 
     fn is_through(&self, caller: usize) -> bool {
@@ -163,7 +165,7 @@ fn on_simulated(interleaving: &Interleaving) -> Shown {
     in_world(interleaving.flaw, |world, gate, clock| async move {
         let beside = start_beside(&world, &gate);
         unstepped(&interleaving.setup, &beside.storage(), &clock).await;
-        let mut stage = SimulatedStage::new(&world, gate, &interleaving.calls, false);
+        let mut stage = SimulatedStage::new(&world, gate, &interleaving.calls);
         let waited = play(&mut stage, &interleaving).await;
         let answers = stage.answered().into_iter().map(|(word, _)| word).collect();
         Shown { waited, answers, rows: unstepped(&[], &beside.storage(), &clock).await }
@@ -190,27 +192,18 @@ fn known_interleavings_end_as_they_should_on_the_simulated_plans() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn known_interleavings_of_the_adapters_statements_agree_with_the_simulated_plans() {
+async fn known_interleavings_of_the_adapters_functions_agree_with_the_simulated_plans() {
     let test = "interleavings";
     let Some(server) = PostgresServer::shared(test) else { return };
-    let url = server.create_database(test).expect("it works");
-    let clock = ManualClock::at(START);
-    let options =
-        steadfast_postgres::Options { clock: Some(clock.clone()), ..steadfast_postgres::Options::new(url) };
-    let store = PostgresStorage::open(options).await.expect("it works");
-    let mut beside = PostgresSession::connect(server, test).expect("it works");
+    let mut stepped = Stepped::open(server, test, 2).await;
     for interleaving in table() {
-        let emptied = beside.query(
-            "truncate steadfast.task, steadfast.edge, steadfast.attempt, steadfast.queue restart identity",
-        );
-        assert_eq!(emptied.expect("it works").message, None);
-        clock.set(START);
-        unstepped(&interleaving.setup, &store, &clock).await;
-        let now = clock.now().as_micros();
-        let mut stage = PostgresStage::new(server, test, &interleaving.calls, now, interleaving.flaw);
+        stepped.empty();
+        stepped.define(interleaving.flaw);
+        unstepped(&interleaving.setup, &stepped.store, &stepped.clock).await;
+        let mut stage = stepped.stage(&interleaving.calls);
         let waited = play(&mut stage, &interleaving).await;
-        let answers = stage.answers();
-        let shown = Shown { waited, answers, rows: unstepped(&[], &store, &clock).await };
+        let answers = stage.answers().await.into_iter().map(|(word, _)| word).collect();
+        let shown = Shown { waited, answers, rows: unstepped(&[], &stepped.store, &stepped.clock).await };
         check(&interleaving, &shown);
         let simulated = on_simulated(&interleaving);
         assert_eq!(shown, simulated, "{}: PostgreSQL left, its double right", interleaving.name);

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use steadfast_core::time::ManualClock;
+use steadfast_sim::storage::flaws::Flaw;
 use steadfast_tests::certification::interleaved::random::{Moved, Place, follow, step};
 use steadfast_tests::certification::serial::pairs::{Pair, draw};
 use steadfast_tests::certification::serial::{Answered, replay, rows};
@@ -30,7 +31,7 @@ fn on_simulated(seed: u64) -> Program {
     in_world(None, move |world, gate, clock: ManualClock| async move {
         let beside = start_beside(&world, &gate).storage();
         let pair = draw(seed, &beside, &clock).await;
-        let mut stage = SimulatedStage::new(&world, gate, &pair.calls, true);
+        let mut stage = SimulatedStage::new(&world, gate, &pair.calls);
         let moves = step(&mut stage, pair.calls.len(), &mut Random::new(seed ^ 0x6f72_6465)).await;
         let answers = stage.answered().into_iter().map(|(_, whole)| whole).collect();
         let (rows, _) = rows(&beside).await;
@@ -50,7 +51,7 @@ impl Program {
         }
         let mut stage = stepped.stage(&self.pair.calls);
         let followed = follow(&mut stage, self.pair.calls.len(), &self.moves).await;
-        let answers = stage.answers().await;
+        let answers: Vec<Answered> = stage.answers().await.into_iter().map(|(_, whole)| whole).collect();
         if let Err((number, places)) = followed {
             let moved = &self.moves[number];
             let real = Moved { places, ..moved.clone() };
@@ -124,7 +125,7 @@ async fn random_interleavings_find_a_lock_that_is_missing() {
     let test = "random_interleavings_with_a_flaw";
     let Some(server) = PostgresServer::shared(test) else { return };
     let mut stepped = Stepped::open(server, test, 2).await;
-    stepped.break_functions("FOR SHARE OF t", "");
+    stepped.define(Some(Flaw::NoShareLockOnParents));
     for seed in 0..400 {
         if on_simulated(seed).on_postgres(&mut stepped).await.is_err() {
             return;

@@ -7,12 +7,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use steadfast_core::Storage;
 use steadfast_core::time::ManualClock;
 use steadfast_postgres::statements::{self as s, Statement};
 use steadfast_postgres::{Options, PostgresStorage};
+use steadfast_sim::storage::flaws::Flaw;
 use steadfast_tests::certification::interleaved::Stage;
-use steadfast_tests::certification::serial::{Answered, Call, of_apply, of_claim};
+use steadfast_tests::certification::serial::{Answered, Call};
 use steadfast_tests::postgres_server::PostgresServer;
 use steadfast_tests::postgres_session::PostgresSession;
 
@@ -73,6 +73,31 @@ const APPLY_STOPS: [(&Statement, usize, &str); 13] = [
     (&s::SET_LIMITS, 0, "'queue'"),
 ];
 
+/// The stops of the function that keeps house and reports.
+const KEEP_STOPS: [(&Statement, usize, &str); 1] = [(&s::keep::REPORT, 0, "'report'")];
+
+/// D6's mistake: the count is as old as the wait for the lock.
+const FOLDED_LIMITS: &str = "SELECT array_agg(name), array_agg(concurrency), min(running)
+    FROM (SELECT name, concurrency,
+            (SELECT count(*) FROM task WHERE queue = queue.name AND state = 3) AS running
+        FROM queue WHERE name = ANY(_queues) AND concurrency IS NOT NULL FOR UPDATE) AS locked";
+
+/// Takes a guard out of a function, where it has it.
+fn without_guard(definition: &str, flaw: Flaw) -> String {
+    match flaw {
+        Flaw::NoShareLockOnParents => definition.replace("FOR SHARE OF t", ""),
+        Flaw::LimitCountedBeforeLock => {
+            let count = stop("'count'") + s::COUNT_RUNNING.embedded().trim() + " INTO _count;";
+            definition
+                .replace(s::LOCK_LIMITS.embedded().trim(), FOLDED_LIMITS)
+                .replace("INTO _limited, _limits", "INTO _limited, _limits, _folded")
+                .replace(&count, "_count := _folded;")
+                .replacen("DECLARE", "DECLARE\n    _folded bigint;", 1)
+        }
+        other => panic!("no function is known without what {} lacks", other.as_str()),
+    }
+}
+
 /// Puts this text before the statement of the function that sends a statement for the nth time.
 fn before(body: &mut String, statement: &Statement, nth: usize, text: &str) {
     let sent = statement.embedded();
@@ -99,12 +124,18 @@ fn replace(body: &mut String, text: &str, by: &str) {
 /// A function with its stops.
 fn with_stops(definition: &str) -> String {
     let mut body = definition.to_owned();
-    let claims = body.contains(s::CLAIM.embedded().trim());
-    let stops: &[(&Statement, usize, &str)] = if claims { &CLAIM_STOPS } else { &APPLY_STOPS };
+    let sends = |statement: &Statement| definition.contains(statement.embedded().trim());
+    let stops: &[(&Statement, usize, &str)] = if sends(&s::CLAIM) {
+        &CLAIM_STOPS
+    } else if sends(&s::MOVE) {
+        &APPLY_STOPS
+    } else {
+        &KEEP_STOPS
+    };
     for (statement, nth, part) in stops {
         before(&mut body, statement, *nth, &stop(part));
     }
-    if !claims {
+    if sends(&s::MOVE) {
         // What ended, to tell whether any of it had a slot: the simulated plan looks who waits for that one.
         let ended = "_all_ended := _all_ended || _ended; ";
         before(&mut body, &s::LOCK_CHILDREN, 0, &(ended.to_owned() + &stop("'children'")));
@@ -143,27 +174,29 @@ impl Stepped {
         let stop_before = STOP_BEFORE.replace("{deadlock}", &format!("{}ms", DEADLOCK_TIMEOUT.as_millis()));
         run(&mut control, &stop_before);
         let shipped = "select pg_get_functiondef(oid) from pg_proc where pronamespace = 'steadfast'::regnamespace \
-            and (proname like 'claim\\_%' or proname like 'apply\\_%')";
+            and proname ~ '^(claim|apply|keep)_[0-9a-f]{16}$'";
         let definitions: Vec<String> = run(&mut control, shipped)
             .into_iter()
             .map(|mut row| with_stops(&row.remove(0).expect("a definition")))
             .collect();
-        assert_eq!(definitions.len(), 2, "one that claims and one that applies");
-        definitions.iter().for_each(|definition| drop(run(&mut control, definition)));
+        assert_eq!(definitions.len(), 3, "one that claims, one that applies and one that keeps house");
         let mut stepped = Self { control, callers: Vec::new(), store, clock: clock.clone(), definitions };
         for caller in 0..callers {
             let url = format!("{url}?application_name=caller-{caller}");
             stepped.callers.push(PostgresStorage::open(at(url)).await.expect("the store opens"));
         }
+        stepped.define(None);
         stepped
     }
 
-    /// From now on the functions have this text in place of another: a guard that is missing.
-    pub(super) fn break_functions(&mut self, text: &str, by: &str) {
-        let broken: Vec<String> =
-            self.definitions.iter().map(|definition| definition.replace(text, by)).collect();
-        assert_ne!(broken, self.definitions, "{text:?} stands in none of them");
-        broken.iter().for_each(|definition| drop(run(&mut self.control, definition)));
+    /// From now on the functions lack this guard, or none.
+    pub(super) fn define(&mut self, flaw: Option<Flaw>) {
+        let flawed = |definition: &String| flaw.map(|flaw| without_guard(definition, flaw));
+        for definition in &self.definitions {
+            run(&mut self.control, flawed(definition).as_ref().unwrap_or(definition));
+        }
+        let same = |definition: &String| flawed(definition).as_ref() == Some(definition);
+        assert!(!self.definitions.iter().all(same), "{flaw:?} changes none of them");
     }
 
     /// As if nothing had ever been stored.
@@ -187,11 +220,7 @@ impl Stepped {
             let (store, call, answer) = (store.clone(), call.clone(), Answer::default());
             answers.push(answer.clone());
             tokio::spawn(async move {
-                let answered = match &call {
-                    Call::Apply(batches) => of_apply(&Storage::apply(&store, batches).await),
-                    Call::Claim(request) => of_claim(&store.claim(request).await),
-                    Call::Read(_) | Call::Advance(_) => unreachable!("calls that write are stepped"),
-                };
+                let answered = super::answered(&store, &call).await;
                 *answer.lock().expect("not poisoned") = Some(answered);
             });
         }
@@ -206,7 +235,7 @@ fn run(session: &mut PostgresSession, sql: &str) -> Vec<Vec<Option<String>>> {
     reply.rows
 }
 
-type Answer = Arc<Mutex<Option<Answered>>>;
+type Answer = Arc<Mutex<Option<(String, Answered)>>>;
 
 /// What is known of a caller.
 #[derive(Debug, Clone, Default)]
@@ -230,7 +259,7 @@ pub(super) struct SteppedStage<'a> {
 
 impl SteppedStage<'_> {
     /// Lets all go on to their ends; what they answer.
-    pub(super) async fn answers(self) -> Vec<Answered> {
+    pub(super) async fn answers(self) -> Vec<(String, Answered)> {
         let abandoned: Vec<bool> = self.places.iter().map(|place| place.rolls_back).collect();
         run(self.control, "select pg_advisory_unlock_all()");
         let mut answered = Vec::new();
@@ -278,7 +307,7 @@ impl SteppedStage<'_> {
 
 /// The parts by name.
 fn known(part: &str) -> &'static str {
-    const PARTS: [&str; 19] = [
+    const PARTS: [&str; 20] = [
         "begin",
         "commit",
         "limits",
@@ -298,6 +327,7 @@ fn known(part: &str) -> &'static str {
         "children",
         "release",
         "waiters",
+        "report",
     ];
     PARTS.into_iter().find(|one| *one == part).expect("a part's name")
 }
