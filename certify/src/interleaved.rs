@@ -121,7 +121,8 @@ pub fn outcome_text(answer: &Result<Vec<Outcome>, Error>) -> String {
             Refusal::AliasTaken(_) => "alias taken",
         }
         .to_owned(),
-        other => format!("{other:?}"),
+        Ok(several) => format!("{several:?}"),
+        Err(error) => format!("error {:?}", error.kind()),
     }
 }
 
@@ -130,7 +131,7 @@ pub fn outcome_text(answer: &Result<Vec<Outcome>, Error>) -> String {
 pub fn claim_text(answer: &Result<Claimed, Error>) -> String {
     match answer {
         Ok(claimed) => claimed.tasks.iter().map(|lease| lease.task.as_str()).collect::<Vec<_>>().join(" "),
-        Err(error) => format!("{error:?}"),
+        Err(error) => format!("error {:?}", error.kind()),
     }
 }
 
@@ -220,6 +221,15 @@ fn claims() -> Vec<Interleaving> {
 /// Who has the last word about an attempt.
 fn attempts() -> Vec<Interleaving> {
     vec![
+        // Found by random interleavings: the simulated plan called it stale, and the function calls the caller back.
+        plain(
+            "a cancel whose task is stored after it was looked for, and before it is told why it wasn't found",
+            Vec::new(),
+            [cancel("t"), put(task("t"))],
+            vec![(A, First), (B, First), (B, Rest), (B, Commit), (A, Rest)],
+            ["error Conflict", "applied"],
+            vec![("t", Ready)],
+        ),
         plain(
             "a settling, then a rescue of the same task",
             lapsed("t"),
@@ -381,6 +391,11 @@ fn lease(name: &str) -> Lease {
 
 fn settle(name: &str) -> Call {
     let step = decide::settle(&lease(name), Verdict::done(*b"42"), None);
+    Call::Apply(vec![Batch::from(Step::Transition(step))])
+}
+
+fn cancel(name: &str) -> Call {
+    let step = decide::cancel(&TaskId::trusted(name), Ready, "not wanted").expect("it hasn't ended");
     Call::Apply(vec![Batch::from(Step::Transition(step))])
 }
 
