@@ -40,11 +40,14 @@ async fn unstepped(calls: &[Call], store: &impl Storage, clock: &ManualClock) ->
     replay(&Played { calls: calls.collect(), ..Played::default() }, store, clock).await.rows
 }
 
+/// What a call answered, in a word and whole, once it has.
+type Answer = Arc<Mutex<Option<(String, Answered)>>>;
+
 /// The simulated plans, behind a gate.
 struct SimulatedStage {
     gate: Gate,
     nodes: Vec<Node>,
-    answers: Vec<Arc<Mutex<Option<(String, Answered)>>>>,
+    answers: Vec<Answer>,
 }
 
 /// More than any plan takes to get to its next stop.

@@ -3,11 +3,12 @@
 
 use std::fmt::Write as _;
 
+use steadfast_core::step::{Outcome, Refusal, Refused};
 use steadfast_core::time::ManualClock;
 use steadfast_sim::storage::flaws::Flaw;
 use steadfast_tests::certification::interleaved::random::{Moved, Place, follow, step};
 use steadfast_tests::certification::serial::pairs::{Pair, draw};
-use steadfast_tests::certification::serial::{Answered, replay, rows};
+use steadfast_tests::certification::serial::{Answered, Call, replay, rows};
 use steadfast_tests::postgres_server::PostgresServer;
 use steadfast_tests::random::Random;
 
@@ -83,6 +84,20 @@ impl Program {
         story
     }
 
+    /// Whether a replacing was refused because the task to be replaced wasn't there when its row was to be locked. The
+    /// function looks once more after that, and may find it: then it goes on, or refuses for another reason. The
+    /// simulated plan doesn't look again.
+    fn is_open(&self) -> bool {
+        let several = |call: &Call| matches!(call, Call::Apply(batches) if batches[0].steps.len() > 1);
+        let missing = |answer: &Answered| match answer {
+            Answered::Outcomes(outcomes) => {
+                matches!(outcomes.as_slice(), [Outcome::Refused(Refused { step: 0, why: Refusal::NotFound })])
+            }
+            Answered::Text(_) => false,
+        };
+        self.pair.calls.iter().zip(&self.answers).any(|(call, answer)| several(call) && missing(answer))
+    }
+
     fn has_waited(&self) -> bool {
         self.moves.iter().any(|moved| moved.places.contains(&Place::Waits))
     }
@@ -98,20 +113,27 @@ async fn random_interleavings_of_the_adapters_functions_agree_with_the_simulated
     let test = "random_interleavings";
     let Some(server) = PostgresServer::shared(test) else { return };
     let mut stepped = Stepped::open(server, test, 2).await;
-    let (mut differ, mut met, mut waited, mut conflicted) = (Vec::new(), 0, 0, 0);
+    let (mut differ, mut met, mut waited, mut conflicted, mut open) = (Vec::new(), 0, 0, 0, 0);
     for seed in wanted_programs(PROGRAMS) {
         let program = on_simulated(seed);
         met += u64::from(program.pair.meet);
         waited += u64::from(program.has_waited());
         conflicted += u64::from(program.has_conflicted());
         if let Err(how) = program.on_postgres(&mut stepped).await {
+            if program.is_open() {
+                open += 1;
+                continue;
+            }
             eprintln!("{}{how}\n", program.story(seed));
             differ.push(seed);
         }
     }
     let programs = wanted_programs(PROGRAMS);
     let count = programs.end - programs.start;
-    eprintln!("{count} interleavings: {met} of calls that meet, {waited} waited, {conflicted} conflicted");
+    eprintln!(
+        "{count} interleavings: {met} of calls that meet, {waited} waited, {conflicted} conflicted, {open} open"
+    );
+    assert!(open <= 2 + count / 50, "{open} of {count} differ about a task that was to be replaced");
     assert!(
         differ.is_empty(),
         "{} differ; play one with STEADFAST_PROGRAMS=7..8 cargo test -p steadfast-tests --test it \

@@ -4,7 +4,6 @@
 //! caller may go on. So it is the shipped function that is stepped, with its own control flow, and the adapter that
 //! calls it and reads its answer.
 
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use steadfast_core::time::ManualClock;
@@ -15,6 +14,8 @@ use steadfast_tests::certification::interleaved::Stage;
 use steadfast_tests::certification::serial::{Answered, Call};
 use steadfast_tests::postgres_server::PostgresServer;
 use steadfast_tests::postgres_session::PostgresSession;
+
+use super::Answer;
 
 /// More stops than any call makes.
 const STOPS_MAX: usize = 60;
@@ -234,8 +235,6 @@ fn run(session: &mut PostgresSession, sql: &str) -> Vec<Vec<Option<String>>> {
     assert_eq!(reply.message, None, "{sql}");
     reply.rows
 }
-
-type Answer = Arc<Mutex<Option<(String, Answered)>>>;
 
 /// What is known of a caller.
 #[derive(Debug, Clone, Default)]
