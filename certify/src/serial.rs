@@ -10,11 +10,12 @@ use std::time::Duration;
 use steadfast_core::Error;
 use steadfast_core::name::TaskId;
 use steadfast_core::step::{Batch, Head, Outcome, Receipt, Refusal};
-use steadfast_core::storage::{Answer, ClaimRequest, Lapsed, Lease, Query, Storage, TaskFilter};
+use steadfast_core::storage::{Answer, ClaimRequest, Claimed, Lapsed, Lease, Query, Storage, TaskFilter};
 use steadfast_core::task::{Cause, State};
 use steadfast_core::time::{ManualClock, Timestamp};
 
 mod draw;
+pub mod pairs;
 
 use draw::Generator;
 
@@ -209,20 +210,16 @@ async fn play(store: &impl Storage, clock: &ManualClock, call: &Call, seen: &mut
             clock.advance(*by);
             String::new()
         }
-        Call::Claim(request) => match store.claim(request).await {
-            Ok(claimed) => {
-                seen.leases.extend(claimed.tasks.iter().cloned());
-                format!("{claimed:?}")
-            }
-            Err(error) => error_text(&error),
-        },
-        Call::Apply(batches) => match store.apply(batches).await {
-            Ok(outcomes) => {
-                seen.heads.extend(outcomes.iter().flat_map(heads_in));
-                return Answered::Outcomes(outcomes);
-            }
-            Err(error) => error_text(&error),
-        },
+        Call::Claim(request) => {
+            let claimed = store.claim(request).await;
+            seen.leases.extend(claimed.iter().flat_map(|claimed| &claimed.tasks).cloned());
+            return of_claim(&claimed);
+        }
+        Call::Apply(batches) => {
+            let outcomes = store.apply(batches).await;
+            seen.heads.extend(outcomes.iter().flatten().flat_map(heads_in));
+            return of_apply(&outcomes);
+        }
         Call::Read(query) => match store.read(query).await.map(|view| (view.as_of, view.answer)) {
             Ok((as_of, Answer::Heads(mut heads))) => {
                 heads.sort_by(|a, b| a.0.cmp(&b.0));
@@ -246,6 +243,21 @@ async fn play(store: &impl Storage, clock: &ManualClock, call: &Call, seen: &mut
         },
     };
     Answered::Text(text)
+}
+
+/// What a claim answered.
+#[must_use]
+pub fn of_claim(claimed: &Result<Claimed, Error>) -> Answered {
+    Answered::Text(claimed.as_ref().map_or_else(error_text, |claimed| format!("{claimed:?}")))
+}
+
+/// What an apply answered.
+#[must_use]
+pub fn of_apply(outcomes: &Result<Vec<Outcome>, Error>) -> Answered {
+    match outcomes {
+        Ok(outcomes) => Answered::Outcomes(outcomes.clone()),
+        Err(error) => Answered::Text(error_text(error)),
+    }
 }
 
 /// Words may differ.
@@ -279,7 +291,8 @@ fn heads_in(outcome: &Outcome) -> Vec<(TaskId, Head)> {
     }
 }
 
-async fn rows(store: &impl Storage) -> (Vec<String>, Vec<String>) {
+/// All rows: in everything, and in outcomes.
+pub async fn rows(store: &impl Storage) -> (Vec<String>, Vec<String>) {
     let all = Query::Tasks(TaskFilter { limit: 10_000, ..TaskFilter::default() });
     let Answer::Tasks(tasks) = store.read(&all).await.expect("the store answers").answer else {
         panic!("tasks were asked for")

@@ -65,6 +65,11 @@ impl<'a> Verdicts<'a> {
         &self.left
     }
 
+    /// Whether a batch has no other step.
+    pub(super) fn is_alone(&self, (batch, _): Place) -> bool {
+        self.batches[batch].steps.len() == 1
+    }
+
     /// The batches of the wave that is being carried out, but for those that have been refused.
     fn current(&self) -> impl Iterator<Item = (usize, &'a Batch)> {
         let is_open = |(b, _): &(usize, &Batch)| self.waves[*b] == self.wave && !self.is_refused(*b);
@@ -213,6 +218,11 @@ async fn apply_wave(
     Ok(())
 }
 
+/// A step wasn't carried out, and nothing speaks against it any more: the caller sends the call again.
+pub(super) fn changed_between() -> Error {
+    Error::new(ErrorKind::Conflict, "what a step is about changed between two statements")
+}
+
 /// In which order the steps of a batch are judged, whatever order they stand in.
 fn rank(mode: Mode, step: &Step) -> u8 {
     match (mode, step) {
@@ -270,6 +280,7 @@ async fn check_batches_of_several(
         several.iter().filter_map(|(place, step)| Some((*place, as_renewal(step)?))).collect();
     let ids = transitions.iter().map(|(_, t)| &t.task).chain(renewals.iter().map(|(_, r)| &r.task));
     let tasks = Rows::by_keys(table::TASK, ids.cloned().map(RowKey::Task));
+    transaction.begin_part("tasks");
     let found = by_id(transaction.lock(LockMode::NoKeyUpdate, Select::new(tasks)).await?);
     transition::check(transaction, &transitions, &found, verdicts).await?;
     for (place, renewal) in renewals {
@@ -307,8 +318,10 @@ async fn renew(
             task.entered_at = task.entered_at.or(renewal.entered.map(|ago| now - ago));
         })
     });
+    transaction.begin_part("renew");
     let renewed = by_id(transaction.run(update).await?);
     let found = if renewed.len() < renewals.len() {
+        transaction.begin_part("examine renewals");
         by_id(transaction.run(Select::new(Rows::by_keys(table::TASK, keys)).into()).await?)
     } else {
         BTreeMap::new()
@@ -317,6 +330,7 @@ async fn renew(
         let verdict = match renewed.get(&renewal.task) {
             Some(row) => Verdict::Applied(Receipt::Renewed { cancel: row.as_task().cancel.clone() }),
             None => match found.get(&renewal.task) {
+                Some(row) if refuse_renewal(renewal, Some(row)).is_none() => return Err(changed_between()),
                 Some(row) => Verdict::Refused(Refusal::Stale(head(row))),
                 None => Verdict::Refused(Refusal::NotFound),
             },

@@ -43,6 +43,7 @@ pub(super) async fn claim(transaction: Transaction, request: &ClaimRequest) -> R
                 && row.as_task().due_at > since
                 && queues.contains(&row.as_task().queue)
         });
+        transaction.begin_part("next due");
         let rows = transaction.run(Select::new(scheduled).into()).await?;
         let next = rows.iter().map(|row| row.as_task().due_at).min();
         claimed.next_due =
@@ -69,6 +70,7 @@ async fn promote(transaction: &Transaction, queue: &Queue) -> Result<usize, Erro
             })
         }))
     });
+    transaction.begin_part("promote");
     transaction.run(promote).await.map(|promoted| promoted.len())
 }
 
@@ -85,6 +87,7 @@ impl Limits {
         let early = if flawed { Some(transaction.run(running(&request.queues)).await?) } else { None };
         let keys = request.queues.iter().cloned().map(RowKey::Queue);
         let rows = Rows::by_keys(table::QUEUE, keys).filter(|row| limit(row).is_some());
+        transaction.begin_part("limits");
         let locked = if transaction.has(Flaw::LimitOutsideClaim) {
             transaction.run(Select::new(rows).into()).await?
         } else {
@@ -99,7 +102,10 @@ impl Limits {
         let Some(limit) = self.by_queue.get(queue) else { return Ok(None) };
         let running = match &self.early {
             Some(early) => early.iter().filter(|row| row.as_task().queue == *queue).count(),
-            None => transaction.run(running(std::slice::from_ref(queue))).await?.len(),
+            None => {
+                transaction.begin_part("count");
+                transaction.run(running(std::slice::from_ref(queue))).await?.len()
+            }
         };
         Ok(Some(limit.saturating_sub(running)))
     }
@@ -148,6 +154,7 @@ async fn take(
             })
         }))
     });
+    transaction.begin_part("claim");
     let mut rows = transaction.run(claim).await?;
     rows.sort_by_key(order);
     Ok(rows.iter().map(|row| lease_of(row, now)).collect())

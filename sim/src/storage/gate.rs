@@ -17,6 +17,7 @@ pub struct Gate {
 struct Actor {
     granted: u32,
     at: Option<&'static str>,
+    part: Option<&'static str>,
     abandoned: bool,
 }
 
@@ -35,6 +36,18 @@ impl Gate {
     /// What a node's transaction would do next, if it stands at the gate.
     pub fn at(&self, node: u64) -> Option<&'static str> {
         self.lock().get(&node).and_then(|actor| actor.at)
+    }
+
+    /// The part of its plan that a node's transaction begins with the statement that it stands before. Statements that
+    /// begin none belong to the part before them: an adapter's function does in one what the plan does in several, or
+    /// the other way round.
+    pub fn part(&self, node: u64) -> Option<&'static str> {
+        self.lock().get(&node).and_then(|actor| actor.part)
+    }
+
+    /// The next statement of a node's transaction begins this part.
+    pub(super) fn begin_part(&self, node: u64, part: &'static str) {
+        self.lock().entry(node).or_default().part = Some(part);
     }
 
     pub(super) async fn pass(&self, node: u64, site: &'static str) {
@@ -56,6 +69,7 @@ impl Gate {
         }
         actor.granted -= 1;
         actor.at = None;
+        actor.part = None;
         true
     }
 

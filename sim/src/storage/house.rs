@@ -24,6 +24,7 @@ pub(super) async fn apply(
     for (place, step) in steps {
         let receipt = match step {
             Step::Limit(QueueLimit { queue, concurrency }) => {
+                transaction.begin_part("queue");
                 let (concurrency, new) =
                     (*concurrency, QueueRow { concurrency: *concurrency, ..plain(queue) });
                 let set = move |row: &QueueRow| QueueRow { concurrency, ..row.clone() };

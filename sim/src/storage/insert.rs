@@ -39,17 +39,20 @@ pub(super) async fn apply(
         match judged {
             Ok(parents) => {
                 let waits = must_wait(batches, *place, insert, others, &waited_for);
-                rows.push((
-                    new_row(insert, &parents, waits, now, transaction.next_seq()),
-                    is_patient(insert),
-                ));
+                rows.push((*insert, parents, waits));
             }
             Err(parent) => {
                 missing.insert(*place, parent);
             }
         }
     }
-    let inserted = by_id(transaction.run(insert_statement(rows)).await?);
+    transaction.begin_part("insert");
+    // The store numbers new rows as it stores them, not as they are judged.
+    let number = |(insert, parents, waits): (&Insert, Parents, bool)| {
+        (new_row(insert, &parents, waits, now, transaction.next_seq()), is_patient(insert))
+    };
+    let make = || insert_statement(rows.into_iter().map(number).collect());
+    let inserted = by_id(transaction.run_made(make).await?);
     let mut edges = Vec::new();
     let mut left_out = Vec::new();
     // Of two inserts of one id in one call the first is the one that was made.
@@ -116,6 +119,7 @@ pub(super) async fn lock_others(
             parents.contains(&task.id) || held_slot(task).is_some_and(|slot| slots.contains(slot))
         })
     };
+    transaction.begin_part("others");
     Ok(by_id(transaction.lock(LockMode::Share, Select::new(rows)).await?))
 }
 
@@ -135,6 +139,7 @@ async fn lock_some(
     } else {
         (transaction.locking(LockMode::Share, parents), holders)
     };
+    transaction.begin_part("others");
     let mut rows = transaction.run(parents.into()).await?;
     rows.extend(transaction.run(holders.into()).await?);
     Ok(by_id(rows))
@@ -267,6 +272,7 @@ async fn examine(
         return Ok(());
     }
     let ids = left_out.iter().map(|(_, insert)| RowKey::Task(insert.task.id.clone()));
+    transaction.begin_part("examine inserts");
     let by_ids = by_id(transaction.run(Select::new(Rows::by_keys(table::TASK, ids)).into()).await?);
     let wanted: Vec<UniqueKey> = left_out.iter().flat_map(|(_, insert)| uniques(insert)).collect();
     let holds_one = move |row: &StoreRow| row.uniques().any(|held| wanted.contains(&held));

@@ -56,6 +56,7 @@ pub(super) async fn release(
         let edges: Vec<EdgeRow> = if ended.iter().all(|ended| ended.edges.is_some()) {
             folded.flatten().cloned().collect()
         } else {
+            transaction.begin_part("children");
             let edges = transaction.run(Select::new(edges).into()).await?;
             edges.iter().map(|row| row.as_edge().clone()).collect()
         };
@@ -89,7 +90,9 @@ pub(super) async fn release(
         let changed = if transaction.has(Flaw::FanInByNotExists) {
             transaction.run(by_not_exists(rows(), releases, now)).await?
         } else {
-            transaction.lock(LockMode::NoKeyUpdate, Select::new(rows())).await?;
+            if !transaction.lock(LockMode::NoKeyUpdate, Select::new(rows())).await?.is_empty() {
+                transaction.begin_part("release");
+            }
             transaction.run(update(releases)).await?
         };
         ended = changed

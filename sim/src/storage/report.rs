@@ -38,6 +38,7 @@ pub(super) async fn apply(
     let rows = Rows::by_keys(table::TASK, free.keys().cloned().map(RowKey::Task))
         .filter(move |row: &StoreRow| holds(&guards[&row.as_task().id], row.as_task(), unfenced));
     let update = Statement::update(rows, move |row| reported(row, &changes[&row.as_task().id], now));
+    transaction.begin_part("report");
     let kept = by_id(transaction.run(update).await?);
     let keep: Vec<&Report> = reports
         .iter()

@@ -27,6 +27,7 @@ pub(super) async fn promote(transaction: &Transaction, left: BTreeSet<Slot>) -> 
     let waiting = Rows::all(table::TASK)
         .filter(move |row: &StoreRow| awaited_slot(row.as_task()).is_some_and(|slot| slots.contains(slot)));
     if !transaction.has(Flaw::PromotionWithoutLocks) {
+        transaction.begin_part("waiters");
         let locked = transaction.lock(LockMode::NoKeyUpdate, Select::new(waiting)).await?;
         if locked.is_empty() {
             return Ok(());

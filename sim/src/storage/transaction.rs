@@ -1,6 +1,7 @@
 //! One transaction on the simulated database, statement by statement, with a scheduling point before each and a bounded
 //! wait for locks.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,9 +87,21 @@ impl Transaction {
     }
 
     /// Runs a statement to its answer.
-    pub(super) async fn run(&self, statement: Statement<StoreRow>) -> Result<Vec<StoreRow>, Error> {
+    pub(super) fn run(
+        &self,
+        statement: Statement<StoreRow>,
+    ) -> impl Future<Output = Result<Vec<StoreRow>, Error>> + Send {
+        self.run_made(|| statement)
+    }
+
+    /// Runs a statement that is made only when its turn has come.
+    pub(super) async fn run_made(
+        &self,
+        make: impl FnOnce() -> Statement<StoreRow> + Send,
+    ) -> Result<Vec<StoreRow>, Error> {
         self.point("statement").await;
         self.server.strike(Spot::Statement, self.actor, Side::Store).await?;
+        let statement = make();
         let progress = {
             let mut db = self.server.db();
             if !db.is_alive(self.session) {
@@ -108,6 +121,13 @@ impl Transaction {
             self.server.progress();
         }
         answer.map_err(|class| self.server.failed(class))
+    }
+
+    /// The next statement begins this part of the plan, for those who step it.
+    pub(super) fn begin_part(&self, part: &'static str) {
+        if let Some(gate) = &self.server.gate {
+            gate.begin_part(self.actor, part);
+        }
     }
 
     /// Selects, and locks the rows where the database has row locks: SQLite's only writer needs none.

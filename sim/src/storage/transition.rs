@@ -10,7 +10,7 @@ use steadfast_core::{Cause, Error, State, Timestamp};
 
 use crate::db::{Row, Rows, Select, Statement};
 
-use super::apply::{Place, Verdict, Verdicts, by_id, head};
+use super::apply::{Place, Verdict, Verdicts, by_id, changed_between, head};
 use super::flaws::Flaw;
 use super::release::Ended;
 use super::release_flaws;
@@ -50,6 +50,11 @@ pub(super) async fn apply(
     if folded {
         update = release_flaws::releasing(update);
     }
+    // Of a batch of several steps the tasks are locked and judged already.
+    let alone = transitions.iter().all(|(place, _)| verdicts.is_alone(*place));
+    if alone {
+        transaction.begin_part("move");
+    }
     let (tasks, edges) = release_flaws::parted(transaction.run(update).await?);
     let applied = by_id(tasks);
 
@@ -75,7 +80,10 @@ pub(super) async fn apply(
     if !history.is_empty() {
         transaction.run(Statement::insert_or_nothing(history)).await?;
     }
-    examine(transaction, &left_out, None, verdicts).await?;
+    if alone && !left_out.is_empty() {
+        transaction.begin_part("examine moves");
+    }
+    examine(transaction, &left_out, None, (now, flaws), verdicts).await?;
     Ok(ended)
 }
 
@@ -93,7 +101,7 @@ pub(super) async fn check(
         .filter(|(_, t)| !found.get(&t.task).is_some_and(|row| holds(&t.guard, row.as_task(), now, flaws)))
         .copied()
         .collect();
-    examine(transaction, &left_out, Some(found), verdicts).await
+    examine(transaction, &left_out, Some(found), (now, flaws), verdicts).await
 }
 
 /// Tells which of the transitions that weren't applied had been before, and why the others are refused.
@@ -101,18 +109,20 @@ async fn examine(
     transaction: &Transaction,
     left_out: &[(Place, &Transition)],
     found: Option<&BTreeMap<TaskId, StoreRow>>,
+    (now, flaws): (Timestamp, GuardFlaws),
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
     if left_out.is_empty() {
         return Ok(());
     }
-    let read;
+    let read = found.is_none();
+    let rows;
     let found = match found {
         Some(found) => found,
         None => {
             let keys = left_out.iter().map(|(_, t)| RowKey::Task(t.task.clone()));
-            read = by_id(transaction.run(Select::new(Rows::by_keys(table::TASK, keys)).into()).await?);
-            &read
+            rows = by_id(transaction.run(Select::new(Rows::by_keys(table::TASK, keys)).into()).await?);
+            &rows
         }
     };
     let attempt_keys =
@@ -127,6 +137,10 @@ async fn examine(
     for (place, transition) in left_out {
         let verdict = match found.get(&transition.task) {
             None => Verdict::Refused(Refusal::NotFound),
+            // A refusal must have a reason: the row came, or came back, after the statement that passed it over.
+            Some(row) if read && holds(&transition.guard, row.as_task(), now, flaws) => {
+                return Err(changed_between());
+            }
             Some(row) if row.as_task().mark == transition.mark || was_attempt(transition) => {
                 if row.as_task().state.is_terminal() && transaction.has(Flaw::RepeatedEndIsWritten) {
                     transaction.run(Statement::update(these([row.key()]), StoreRow::clone)).await?;

@@ -13,6 +13,5 @@ mod replay;
 mod settles;
 mod tidy;
 mod interleaved;
-mod statements;
 mod steps;
 mod wire;

@@ -12,7 +12,12 @@ use steadfast_tests::postgres_session::PostgresSession;
 const PROGRAMS: u64 = 60;
 
 fn programs() -> std::ops::Range<u64> {
-    let Ok(wanted) = std::env::var("STEADFAST_PROGRAMS") else { return 0..PROGRAMS };
+    wanted_programs(PROGRAMS)
+}
+
+/// Which programs to play: so many from the first, if nothing else is asked for.
+pub(crate) fn wanted_programs(usual: u64) -> std::ops::Range<u64> {
+    let Ok(wanted) = std::env::var("STEADFAST_PROGRAMS") else { return 0..usual };
     let number = |text: &str| text.parse::<u64>().expect("STEADFAST_PROGRAMS is a number or a range of two");
     match wanted.split_once("..") {
         None => 0..number(&wanted),
