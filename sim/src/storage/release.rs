@@ -34,8 +34,8 @@ pub(super) struct Release {
     pub(super) failed_parent: Option<(TaskId, State)>,
 }
 
-/// Releases the children of ended tasks, and theirs in turn where one fails. Says whether there were any. Notes the slots
-/// of all that ended.
+/// Releases the children of ended tasks, and theirs in turn where one fails. Says whether any of them still waited. Notes
+/// the slots of all that ended.
 pub(super) async fn release(
     transaction: &Transaction,
     mut ended: Vec<Ended>,
@@ -75,7 +75,6 @@ pub(super) async fn release(
         if releases.is_empty() {
             break;
         }
-        any = true;
         let children: Vec<RowKey> = releases.keys().cloned().map(RowKey::Task).collect();
         let rows = || {
             Rows::by_keys(table::TASK, children.clone()).filter(|row: &StoreRow| row.is_in(State::Blocked))
@@ -95,6 +94,7 @@ pub(super) async fn release(
             }
             transaction.run(update(releases)).await?
         };
+        any |= !changed.is_empty();
         ended = changed
             .iter()
             .map(StoreRow::as_task)
