@@ -1,6 +1,6 @@
 //! Ctrl-C in a command that waits: it ends at once and says so by its exit code, and the task goes on.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -17,7 +17,7 @@ fn ctrl_c_ends_a_wait_and_not_the_task() {
     let through_server = ["--server", &server.url];
     for (name, way) in [("on-store", &[][..]), ("through-server", &through_server)] {
         let start = |args: &[&str]| {
-            let mut command = place.command(&[way, args].concat());
+            let mut command = heeding_ctrl_c(&place.command(&[way, args].concat()), &place);
             Process(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
         };
         let submitter = start(&["submit", "elsewhere", "--id", name, "--wait"]);
@@ -34,4 +34,19 @@ fn ctrl_c_ends_a_wait_and_not_the_task() {
         assert_eq!(server.get(&format!("/v1/tasks/{name}")).json()["state"], "ready");
     }
     server.stop();
+}
+
+/// The command as a terminal starts it: what a script leaves in the background inherits that Ctrl-C is ignored, and these
+/// tests may run there.
+fn heeding_ctrl_c(command: &Command, place: &Place) -> Command {
+    let mut heeding = Command::new("env");
+    heeding.arg("--default-signal=INT").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => heeding.env(name, value),
+            None => heeding.env_remove(name),
+        };
+    }
+    heeding.current_dir(place.path()).stdin(Stdio::null());
+    heeding
 }
