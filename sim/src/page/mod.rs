@@ -9,7 +9,7 @@ use std::fmt;
 
 use crate::capsule::Capsule;
 use crate::oracle::{self, Violation};
-use crate::scenario::{BY_NAME, SCENARIOS, workers};
+use crate::scenario::{self, workers};
 use crate::shrink::{TRIES_MAX, shrink_report};
 use crate::strategy::Strategy;
 use crate::sweep::{Report, Setup};
@@ -182,8 +182,7 @@ impl Page {
             }
             writeln!(f)?;
             // The design of an incident, which fails, is none that the tests know.
-            let is_known = SCENARIOS.iter().chain(BY_NAME).any(|known| known.name == scenario.name);
-            if is_known && flaws.is_empty() && *strategy == Strategy::Random {
+            if scenario::find(scenario.name).is_some() && flaws.is_empty() && *strategy == Strategy::Random {
                 // The tests run `workers` unless they are told of another scenario.
                 let of_scenario = match scenario.name {
                     name if name == workers::SCENARIO.name => String::new(),

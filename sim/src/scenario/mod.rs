@@ -99,6 +99,11 @@ pub const SCENARIOS: &[Scenario] = &[
 /// Scenarios that only who names them gets: the [canary], which fails on purpose.
 pub const BY_NAME: &[Scenario] = &[canary::SCENARIO];
 
+/// The scenario of this name, of either.
+pub fn find(name: &str) -> Option<Scenario> {
+    SCENARIOS.iter().chain(BY_NAME).find(|scenario| scenario.name == name).copied()
+}
+
 /// How fast a story goes: the same waits, so many times shorter.
 #[derive(Debug, Clone, Copy)]
 struct Tempo(u32);

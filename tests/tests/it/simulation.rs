@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use steadfast_sim::oracle::goals;
-use steadfast_sim::scenario::{BY_NAME, SCENARIOS, Scenario, burst, plain, workers};
+use steadfast_sim::scenario::{self, Scenario, burst, plain, workers};
 use steadfast_sim::sweep::Setup;
 use steadfast_sim::world::Profile;
 
@@ -107,8 +107,7 @@ fn setup(profile: Profile) -> Setup {
 /// The one that is asked for, as the page of a failure does.
 fn scenario() -> Scenario {
     let Some(name) = variable("STEADFAST_SCENARIO") else { return workers::SCENARIO };
-    let found = SCENARIOS.iter().chain(BY_NAME).find(|scenario| scenario.name == name);
-    *found.unwrap_or_else(|| panic!("STEADFAST_SCENARIO={name}: there is no such scenario"))
+    scenario::find(&name).unwrap_or_else(|| panic!("STEADFAST_SCENARIO={name}: there is no such scenario"))
 }
 
 fn variable(name: &str) -> Option<String> {
