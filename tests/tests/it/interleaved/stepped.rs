@@ -14,8 +14,7 @@ use steadfast_tests::certification::interleaved::Stage;
 use steadfast_tests::certification::serial::{Answered, Call};
 use steadfast_tests::postgres_server::PostgresServer;
 use steadfast_tests::postgres_session::PostgresSession;
-
-use super::Answer;
+use tokio::task::JoinHandle;
 
 /// More stops than any call makes.
 const STOPS_MAX: usize = 60;
@@ -216,17 +215,13 @@ impl Stepped {
             callers - 1
         );
         run(&mut self.control, &all);
-        let mut answers = Vec::new();
-        for (store, call) in self.callers.iter().zip(calls) {
-            let (store, call, answer) = (store.clone(), call.clone(), Answer::default());
-            answers.push(answer.clone());
-            tokio::spawn(async move {
-                let answered = super::answered(&store, &call).await;
-                *answer.lock().expect("not poisoned") = Some(answered);
-            });
-        }
+        let begin = |(store, call): (&PostgresStorage, &Call)| {
+            let (store, call) = (store.clone(), call.clone());
+            tokio::spawn(async move { super::answered(&store, &call).await })
+        };
+        let under_way = self.callers.iter().zip(calls).map(begin).collect();
         let places = vec![Place::default(); callers];
-        SteppedStage { control: &mut self.control, answers, places }
+        SteppedStage { control: &mut self.control, under_way, places }
     }
 }
 
@@ -252,7 +247,7 @@ struct Place {
 /// Calls under way.
 pub(super) struct SteppedStage<'a> {
     control: &'a mut PostgresSession,
-    answers: Vec<Answer>,
+    under_way: Vec<JoinHandle<(String, Answered)>>,
     places: Vec<Place>,
 }
 
@@ -262,14 +257,10 @@ impl SteppedStage<'_> {
         let abandoned: Vec<bool> = self.places.iter().map(|place| place.rolls_back).collect();
         run(self.control, "select pg_advisory_unlock_all()");
         let mut answered = Vec::new();
-        for (answer, rolled_back) in self.answers.iter().zip(abandoned) {
-            let taken = loop {
-                if let Some(taken) = answer.lock().expect("not poisoned").take() {
-                    break taken;
-                }
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            };
-            answered.push(if rolled_back { super::rolled_back() } else { taken });
+        for (call, rolled_back) in self.under_way.into_iter().zip(abandoned) {
+            let answer = tokio::time::timeout(SETTLED_WITHIN, call).await.expect("it ends once it is let on");
+            let answer = answer.expect("a call doesn't panic");
+            answered.push(if rolled_back { super::rolled_back() } else { answer });
         }
         answered
     }
@@ -360,7 +351,7 @@ impl Stage for SteppedStage<'_> {
     }
 
     fn is_through(&self, caller: usize) -> bool {
-        self.answers[caller].lock().expect("not poisoned").is_some()
+        self.under_way[caller].is_finished()
     }
 
     fn grant(&mut self, caller: usize) {
