@@ -1,8 +1,9 @@
 //! The SQL statements that claim and apply tasks, each with named parameters such as `:worker`.
 //!
-//! They are the unit of certification. The server-side functions are rendered from these texts (see `functions`), and
-//! a test can send the same texts one by one through sessions of its own ([`Statement::numbered`]): a function only
-//! says in which order they follow each other, and each has a READ COMMITTED snapshot of its own either way.
+//! They are the unit of certification. The server-side functions are rendered from these texts (see `functions`): a
+//! function only says in which order they follow each other, and each has a READ COMMITTED snapshot of its own. So
+//! certification can stop a function before any of them, and a session can send one by itself
+//! ([`Statement::numbered`]).
 //!
 //! Nothing here waits for a lock and judges *other* rows in the same snapshot. Guards on the row that is locked are
 //! fine: PostgreSQL evaluates them again on its newest version. Times are microseconds since the epoch: `:now` is the
