@@ -1,5 +1,6 @@
-//! P1: an accepted task ends in bounded time once faults have stopped, and none waits for a turn that a deaf attempt holds. The bound is computed by the run from what is left
-//! then. What waits longer does so rightfully: nobody can run it, or it waits for one of those.
+//! P1: an accepted task ends in bounded time once faults have stopped, and none waits for a turn that a deaf attempt
+//! holds. The bound is computed by the run from what is left then. What waits longer does so rightfully: nobody can run
+//! it, or it waits for one of those, and it has no deadline.
 
 use super::{Facts, Found, Property};
 use crate::history::{Awaited, Event, SubmitAnswer, parents};

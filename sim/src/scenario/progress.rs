@@ -44,11 +44,13 @@ pub(super) fn bound(tasks: &BTreeMap<TaskId, Arc<Task>>, now: Timestamp, costs: 
         let given_back = u32::try_from(GIVEN_BACK_FENCE_MAX.saturating_sub(task.fence)).expect("few");
         let lapse = task.lease_expires_at.map_or(Duration::ZERO, |at| at.since(now));
         let due = task.due_at.since(now);
+        let deadline = task.deadline_at.map_or(Duration::ZERO, |at| at.since(now));
         (costs.attempt + backoff(task)) * (attempts + given_back)
             + lapse.max(costs.lease)
             + (costs.lease + costs.sweep * 2) * given_back
             + costs.sweep * 2
             + due
+            + deadline
     });
     // Until all workers have noticed that faults have stopped.
     costs.lease + costs.sweep + of_each.sum::<Duration>()
@@ -102,14 +104,14 @@ pub(crate) struct Rightful<'a> {
 }
 
 impl Rightful<'_> {
-    /// Whether nobody can run it, or it waits for one of those.
+    /// Whether nobody can run it, or it waits for one of those. Whatever has a deadline ends by then.
     pub(crate) fn may_wait(&self, task: &Task) -> bool {
         // Nothing waits for itself, so a chain has no more links than there are tasks.
         self.may_wait_within(task, self.tasks.len())
     }
 
     fn may_wait_within(&self, task: &Task, links: usize) -> bool {
-        if task.state.is_terminal() || links == 0 {
+        if task.state.is_terminal() || task.deadline_at.is_some() || links == 0 {
             return false;
         }
         if task.kind == Kind::trusted(NOBODYS) && task.worker.is_none() {
@@ -170,6 +172,12 @@ mod tests {
         check(&chain, &[("a", "b"), ("b", "c"), ("x", "d")], &["a", "b", "c"]);
         check(&[named("a", holds), named("b", waits)], &[], &["a", "b"]);
         check(&[named("b", waits)], &[], &[]);
+        let in_time = |task: &mut Task| {
+            blocked(task);
+            task.deadline_at = Some(at(9));
+        };
+        let chain = [named("a", nobodys), named("b", in_time), named("c", blocked)];
+        check(&chain, &[("a", "b"), ("b", "c")], &["a"]);
     }
 
     #[test]
@@ -186,5 +194,7 @@ mod tests {
         assert!(of(&fresh) > of(&last) * 2);
         let later = Task { due_at: at(100), ..fresh.clone() };
         assert_eq!(of(&later), of(&fresh) + second * 100);
+        let in_time = Task { deadline_at: Some(at(100)), ..fresh.clone() };
+        assert_eq!(of(&in_time), of(&fresh) + second * 100);
     }
 }
