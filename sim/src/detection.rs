@@ -53,6 +53,7 @@ impl Subject {
             Flaw::RescueOverwritesEnd | Flaw::CancelOverwritesEnd | Flaw::PromotionKeepsRevision => {
                 (workers::SCENARIO, "P5")
             }
+            Flaw::FreedSlotGivenTwice => (lines::SCENARIO, "P2"),
             Flaw::RepeatedEndIsWritten => (workers::SCENARIO, "P6"),
             Flaw::RowCacheInClient => (stale_status::SCENARIO, "P7"),
             Flaw::AbsenceCached => (followers::SCENARIO, "P8"),

@@ -262,6 +262,11 @@ pub enum Event {
         /// For how long.
         time: Duration,
     },
+    /// A call was told that another had overtaken it, and nobody has committed since it began.
+    Misled {
+        /// Whose.
+        node: String,
+    },
     /// A clock was set forward, or back.
     Jumped {
         /// Whose: a node's, or the store's.

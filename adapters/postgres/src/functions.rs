@@ -315,6 +315,8 @@ BEGIN{CHECK}
         {LOCK_HOLDERS} INTO _held, _some_ready;
         -- A claim that came by meanwhile has skipped the holder.
         _ready := _ready OR _some_ready;
+        -- Of the slots that the call has freed, an earlier wave may have given some away again.
+        _freed := ARRAY(SELECT unnest(_freed) EXCEPT SELECT unnest(_held));
     END IF;
 
     -- then all children, and theirs.

@@ -79,8 +79,8 @@ pub struct Db<R: Row> {
     queue: Vec<SessionId>,
     /// SQLite: the connection that may write.
     writer: Option<SessionId>,
-    /// SQLite: how many transactions have changed the file.
-    file_changes: u64,
+    /// How many transactions have changed something.
+    changes: u64,
 }
 
 #[derive(Debug)]
@@ -124,7 +124,8 @@ struct Wait<R: Row> {
 #[derive(Clone, Debug)]
 struct Pinned {
     snapshot: Arc<Snapshot>,
-    file_changes: u64,
+    /// How many transactions had changed something.
+    changes: u64,
 }
 
 impl<R: Row> Db<R> {
@@ -138,7 +139,7 @@ impl<R: Row> Db<R> {
             sessions_made: 0,
             queue: Vec::new(),
             writer: None,
-            file_changes: 0,
+            changes: 0,
         }
     }
 
@@ -146,6 +147,12 @@ impl<R: Row> Db<R> {
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// How many transactions have changed something.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Puts committed rows in, before there is any session.
@@ -460,9 +467,9 @@ impl<R: Row> Db<R> {
         let transaction = session.transaction.take().expect("only an open transaction ends");
         let dirty = commit && transaction.journal.dirty;
         let held = session.cursors > 0;
+        self.changes += u64::from(dirty);
         self.store.add_garbage(transaction.journal.undo);
         if self.mode == Mode::Sqlite {
-            self.file_changes += u64::from(dirty);
             let wrote = self.writer.take_if(|writer| *writer == id).is_some();
             match (held, wrote) {
                 (false, _) => self.session_mut(id).pinned = None,

@@ -104,6 +104,9 @@ fn write_of_world(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
             write!(f, "store     the database crashes and is down for {down:?}")
         }
         Event::Stalled { time } => write!(f, "store     a transaction has stood still for {time:?}"),
+        Event::Misled { node } => {
+            write!(f, "store     tells {node} of a conflict, and nobody else was there")
+        }
         Event::Jumped { node, micros } => {
             let seconds = Duration::from_micros(micros.unsigned_abs()).as_secs_f64();
             let way = if *micros < 0 { "back" } else { "forward" };

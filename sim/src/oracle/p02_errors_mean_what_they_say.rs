@@ -1,4 +1,5 @@
-//! P2: a submit that was answered with a definite error left no row; an unknown outcome left none or one for its key.
+//! P2: a submit that was answered with a definite error left no row; an unknown outcome left none or one for its key; and
+//! whoever is told to send a call again because another came in between has not been alone: it would be told so for ever.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +9,15 @@ use steadfast_core::name::Key;
 use super::{Facts, Found, Property};
 use crate::history::{Event, SubmitAnswer};
 
-pub(super) const PROPERTY: Property =
-    Property { name: "P2", meaning: "a definite error leaves nothing behind", check };
+pub(super) const PROPERTY: Property = Property { name: "P2", meaning: "errors mean what they say", check };
 
 fn check(facts: &Facts<'_>, found: &mut Found) {
     for entry in facts.entries {
+        if let Event::Misled { node } = &entry.event {
+            found.add_in_general(format!(
+                "{node} was told of a conflict, and nobody else had written anything"
+            ));
+        }
         let Event::Submitted { task, answer } = &entry.event else { continue };
         let definite = match answer {
             SubmitAnswer::Refused(why) => why.clone(),
@@ -58,6 +63,14 @@ mod tests {
             |kind| event(1, Event::Submitted { task: task().id, answer: SubmitAnswer::Failed(kind) });
         let good: Vec<_> = stored.iter().cloned().chain([answered(ErrorKind::Unknown)]).collect();
         let bad: Vec<_> = stored.iter().cloned().chain([answered(ErrorKind::Conflict)]).collect();
+        tells_apart(&PROPERTY, &good, &bad);
+    }
+
+    #[test]
+    fn a_conflict_with_nobody_is_noticed() {
+        let good = changes(&[(0, task())]);
+        let misled = event(1, Event::Misled { node: "w0".into() });
+        let bad: Vec<_> = good.iter().cloned().chain([misled]).collect();
         tells_apart(&PROPERTY, &good, &bad);
     }
 

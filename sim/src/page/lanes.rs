@@ -203,7 +203,7 @@ impl Lanes {
             Event::Noted { node: None, .. } | Event::Asserted { .. } | Event::Did { .. } => {
                 Some(&self.client)
             }
-            Event::StoreCrashed { .. } | Event::Stalled { .. } => Some(STORE),
+            Event::StoreCrashed { .. } | Event::Stalled { .. } | Event::Misled { .. } => Some(STORE),
             Event::Healed | Event::Calm | Event::Met { .. } | Event::Overran { .. } => None,
         }
     }
@@ -295,6 +295,7 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Asserted { .. }
         | Event::StoreCrashed { .. }
         | Event::Stalled { .. }
+        | Event::Misled { .. }
         | Event::Jumped { .. }
         | Event::Did { .. }
         | Event::Overran { .. }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use steadfast_core::engine::Cancelled;
 use steadfast_core::name::{Slot, TaskId};
 use steadfast_core::task::{NewTask, OnConflict};
@@ -16,6 +16,7 @@ use super::incidents::{
 use super::{Goals, Scenario};
 use crate::choices::Stream;
 use crate::history::{Entry, Event};
+use crate::scheduler::yield_now;
 use crate::storage::rows::{awaited_slot, held_slot};
 use crate::world::World;
 
@@ -33,8 +34,10 @@ pub const SCENARIO: Scenario = Scenario {
 };
 
 const ROUNDS: u64 = 3;
-/// How many tasks a round has at most: the holder, those behind it, a newcomer.
-const MEMBERS: u64 = 5;
+/// How many come at once, at most.
+const NEWCOMERS: u64 = 3;
+/// How many tasks a round has at most: the holder, those behind it, newcomers.
+const MEMBERS: u64 = 4 + NEWCOMERS;
 
 const WORK: Work = |process, context| {
     Box::pin(async move {
@@ -59,18 +62,13 @@ async fn run(world: World) {
             client.submit(in_slot(&client, round, number, OnConflict::Queue), 0).await;
         }
         until_the_beat(&world).await;
-        let newcomer = first + MEMBERS - 1;
-        let on_conflict = match client.pick(Stream::Workload, "the newcomer", round, 6) {
-            0..=2 => OnConflict::Queue,
-            3 => OnConflict::Reject,
-            4 => OnConflict::Replace,
-            _ => OnConflict::Join,
+        let newcomers = match client.pick(Stream::Workload, "how many come", round, 5) {
+            count @ 0..=2 => 1 + count as u64,
+            3 => 1,
+            _ => 0,
         };
-        let joins = async {
-            if client.pick(Stream::Workload, "nobody comes", round, 3) < 2 {
-                client.submit(in_slot(&client, round, newcomer, on_conflict), 0).await;
-            }
-        };
+        let joins =
+            join_all((0..newcomers).map(|number| join_in(&client, round, first + MEMBERS - 1 - number)));
         let leaves = async {
             if client.pick(Stream::Workload, "the first in the line leaves", round, 2) == 1 {
                 cancel(&client, first + 1).await;
@@ -84,6 +82,20 @@ async fn run(world: World) {
         }
     }
     heal_and_end(&world).await;
+}
+
+async fn join_in(client: &Process, round: u64, number: u64) {
+    let on_conflict = match client.pick(Stream::Workload, "the newcomer", number, 6) {
+        0..=1 => OnConflict::Queue,
+        2 => OnConflict::Reject,
+        3 => OnConflict::Join,
+        _ => OnConflict::Replace,
+    };
+    // Until the same instant as what another sends when it has its first answer, perhaps.
+    for _ in 0..client.pick(Stream::Workload, "a newcomer hesitates", number, 8) {
+        yield_now().await;
+    }
+    client.submit(in_slot(client, round, number, on_conflict), 0).await;
 }
 
 fn in_slot(client: &Process, round: u64, number: u64, on_conflict: OnConflict) -> NewTask {

@@ -1,8 +1,8 @@
 //! The plan of `apply`: the same statements, in the same order, as the adapters send.
 //!
-//! Lock order over the whole transaction: all tasks that are written, then all parents and holders of slots, then all
-//! children, then all that wait for slots that were left, each sorted by id (the kernel meets rows in the order of their
-//! keys).
+//! Lock order over the whole transaction: all tasks that are written, then all parents, then all holders of slots, then
+//! all children, then all that wait for slots that were left, each sorted by id (the kernel meets rows in the order of
+//! their keys).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use steadfast_core::name::{Slot, TaskId};
 use steadfast_core::step::{
     Batch, Head, Insert, Outcome, Receipt, Refusal, Refused, Renewal, Report, Step, Transition,
 };
-use steadfast_core::{Error, ErrorKind, State};
+use steadfast_core::{Error, State};
 
 use crate::db::{LockMode, Mode, Rows, Select, Statement};
 
@@ -152,10 +152,7 @@ pub(super) async fn apply(transaction: Transaction, batches: &[Batch]) -> Result
         apply_wave(&transaction, batches, &twins, &mut verdicts).await?;
     }
     if let Some(refusal) = verdicts.late_refusal() {
-        return Err(Error::new(
-            ErrorKind::Conflict,
-            format!("overtaken between check and write: {refusal:?}"),
-        ));
+        return Err(transaction.overtaken(format!("overtaken between check and write: {refusal:?}")));
     }
     slots::promote(&transaction, std::mem::take(&mut verdicts.left)).await?;
     transaction.commit().await?;
@@ -188,13 +185,18 @@ async fn apply_wave(
     // Before the inserts: an edge that is added now counts its parent as it is now, and must not be released again.
     let mut inserts = verdicts.open(as_insert);
     inserts.retain(|(place, _)| !is_twin(*place));
-    let mut others = insert::lock_others(transaction, &inserts).await?;
+    let mut parents = insert::lock_parents(transaction, &inserts).await?;
+    let held = insert::lock_holders(transaction, &inserts).await?;
+    // Of the slots that the call has freed, an earlier wave may have given some away again.
+    if !transaction.has(Flaw::FreedSlotGivenTwice) {
+        verdicts.left.retain(|slot| !held.contains(slot));
+    }
     ended.sort_unstable_by(|one, other| one.task.cmp(&other.task));
     if release(transaction, ended, &mut verdicts.left).await? {
         // Some of them may have failed by it.
-        others = insert::lock_others(transaction, &inserts).await?;
+        parents = insert::lock_parents(transaction, &inserts).await?;
     }
-    insert::apply(transaction, batches, &inserts, &others, verdicts).await?;
+    insert::apply(transaction, batches, &inserts, &parents, &held, verdicts).await?;
     for (place, earlier) in &twins.same {
         if let Some(verdict) = verdicts.by_place.get(earlier).map(as_already) {
             verdicts.set(*place, verdict);
@@ -212,15 +214,14 @@ async fn apply_wave(
         }
     }
     if !verdicts.open(as_insert).is_empty() {
-        let why = "whoever was in an insert's way was gone when it was examined";
-        return Err(Error::new(ErrorKind::Conflict, why));
+        return Err(transaction.overtaken("whoever was in an insert's way was gone when it was examined"));
     }
     Ok(())
 }
 
 /// A step wasn't carried out, and nothing speaks against it any more: the caller sends the call again.
-pub(super) fn changed_between() -> Error {
-    Error::new(ErrorKind::Conflict, "what a step is about changed between two statements")
+pub(super) fn changed_between(transaction: &Transaction) -> Error {
+    transaction.overtaken("what a step is about changed between two statements")
 }
 
 /// In which order the steps of a batch are judged, whatever order they stand in.
@@ -330,7 +331,9 @@ async fn renew(
         let verdict = match renewed.get(&renewal.task) {
             Some(row) => Verdict::Applied(Receipt::Renewed { cancel: row.as_task().cancel.clone() }),
             None => match found.get(&renewal.task) {
-                Some(row) if refuse_renewal(renewal, Some(row)).is_none() => return Err(changed_between()),
+                Some(row) if refuse_renewal(renewal, Some(row)).is_none() => {
+                    return Err(changed_between(transaction));
+                }
                 Some(row) => Verdict::Refused(Refusal::Stale(head(row))),
                 None => Verdict::Refused(Refusal::NotFound),
             },

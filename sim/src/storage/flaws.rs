@@ -66,6 +66,8 @@ flaws! {
         "The first who waits for a slot gets it in the statement that ends the holder."
     PromotionWithoutLocks "promotion-without-locks"
         "The first who waits for a slot is chosen before those who wait are locked."
+    FreedSlotGivenTwice "freed-slot-given-twice"
+        "A slot that a call has freed counts as free although the same call has given it away again."
     LastInLineFirst "last-in-line-first" "A slot is handed to the last of those who wait."
     InsertLostWithItsHolder "insert-lost-with-its-holder"
         "An insert that was left out for a holder that is gone is answered as one that is stored."

@@ -20,25 +20,29 @@ use super::rows::{EdgeRow, RowKey, StoreRow, UniqueKey, awaited_slot, held_slot,
 use super::transaction::Transaction;
 use crate::db::Row;
 
-/// Inserts tasks and their edges; the others, parents and holders of slots, are as they were once locked.
+/// Inserts tasks and their edges; parents and held slots are as they were once locked.
 pub(super) async fn apply(
     transaction: &Transaction,
     batches: &[Batch],
     inserts: &[(Place, &Insert)],
-    others: &BTreeMap<TaskId, StoreRow>,
+    parents: &BTreeMap<TaskId, StoreRow>,
+    held: &BTreeSet<Slot>,
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
     if inserts.is_empty() {
         return Ok(());
     }
     let now = transaction.now();
-    let waited_for = waited_for(transaction, inserts, verdicts.left()).await?;
+    let left = verdicts.left();
+    let waited_for = waited_for(transaction, inserts, left).await?;
     let mut rows = Vec::new();
     let mut missing = BTreeMap::new();
-    for ((place, insert), judged) in inserts.iter().zip(judge_parents(batches, inserts, others)) {
+    for ((place, insert), judged) in inserts.iter().zip(judge_parents(batches, inserts, parents)) {
         match judged {
             Ok(parents) => {
-                let waits = must_wait(batches, *place, insert, others, &waited_for);
+                let is_held =
+                    |slot: &Slot| waited_for.contains(slot) || (held.contains(slot) && !left.contains(slot));
+                let waits = must_wait(batches, *place, insert, is_held);
                 rows.push((*insert, parents, waits));
             }
             Err(parent) => {
@@ -84,65 +88,53 @@ pub(super) async fn check(
     displaced: &[(usize, TaskId)],
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
-    let others = lock_others(transaction, inserts).await?;
-    let judged = judge_parents(batches, inserts, &others);
+    let parents = lock_parents(transaction, inserts).await?;
+    let judged = judge_parents(batches, inserts, &parents);
     let missing =
         inserts.iter().zip(judged).filter_map(|((place, _), judged)| Some((*place, judged.err()?))).collect();
     examine(transaction, inserts, &missing, displaced, verdicts).await
 }
 
-/// Share-locks the parents, and the holders of slots that are to be waited for, in order of id, and reads them as they
-/// are once locked. Before the children of what ends in this call are released: all parents come before all children
-/// in the order of locks.
-pub(super) async fn lock_others(
+/// Share-locks the parents, in order of id, and reads them as they are once locked. Before the children of what ends in
+/// this call are released: all parents come before all children in the order of locks.
+pub(super) async fn lock_parents(
     transaction: &Transaction,
     inserts: &[(Place, &Insert)],
 ) -> Result<BTreeMap<TaskId, StoreRow>, Error> {
     let parents = inserts.iter().flat_map(|(_, insert)| &insert.task.parents);
     let parents: BTreeSet<TaskId> = parents.map(|parent| parent.id.clone()).collect();
-    let slots: BTreeSet<Slot> = inserts
-        .iter()
-        .filter(|(_, insert)| is_patient(insert))
-        .filter_map(|(_, insert)| slot_of(insert))
-        .collect();
-    if parents.is_empty() && slots.is_empty() {
+    if parents.is_empty() {
         return Ok(BTreeMap::new());
     }
-    if transaction.has(Flaw::NoShareLockOnParents) || transaction.has(Flaw::NoShareLockOnHolder) {
-        return lock_some(transaction, parents, slots).await;
+    let mut select = Select::new(Rows::by_keys(table::TASK, parents.into_iter().map(RowKey::Task)));
+    if !transaction.has(Flaw::NoShareLockOnParents) {
+        select = transaction.locking(LockMode::Share, select);
     }
-    let rows = if slots.is_empty() {
-        Rows::by_keys(table::TASK, parents.into_iter().map(RowKey::Task))
-    } else {
-        Rows::all(table::TASK).filter(move |row: &StoreRow| {
-            let task = row.as_task();
-            parents.contains(&task.id) || held_slot(task).is_some_and(|slot| slots.contains(slot))
-        })
-    };
-    transaction.begin_part("others");
-    Ok(by_id(transaction.lock(LockMode::Share, Select::new(rows)).await?))
+    transaction.begin_part("parents");
+    Ok(by_id(transaction.run(select.into()).await?))
 }
 
-/// The same with one of the locks missing.
-async fn lock_some(
+/// Share-locks the holders of slots that are to be waited for, as parents, and answers which slots they hold once
+/// locked. Who has taken the place of one that ended meanwhile isn't seen.
+pub(super) async fn lock_holders(
     transaction: &Transaction,
-    parents: BTreeSet<TaskId>,
-    slots: BTreeSet<Slot>,
-) -> Result<BTreeMap<TaskId, StoreRow>, Error> {
-    let parents = Select::new(Rows::by_keys(table::TASK, parents.into_iter().map(RowKey::Task)));
-    let holders = Select::new(
+    inserts: &[(Place, &Insert)],
+) -> Result<BTreeSet<Slot>, Error> {
+    let patient = inserts.iter().filter(|(_, insert)| is_patient(insert));
+    let slots: BTreeSet<Slot> = patient.filter_map(|(_, insert)| slot_of(insert)).collect();
+    if slots.is_empty() {
+        return Ok(slots);
+    }
+    let mut select = Select::new(
         Rows::all(table::TASK)
             .filter(move |row: &StoreRow| held_slot(row.as_task()).is_some_and(|slot| slots.contains(slot))),
     );
-    let (parents, holders) = if transaction.has(Flaw::NoShareLockOnParents) {
-        (parents, transaction.locking(LockMode::Share, holders))
-    } else {
-        (transaction.locking(LockMode::Share, parents), holders)
-    };
-    transaction.begin_part("others");
-    let mut rows = transaction.run(parents.into()).await?;
-    rows.extend(transaction.run(holders.into()).await?);
-    Ok(by_id(rows))
+    if !transaction.has(Flaw::NoShareLockOnHolder) {
+        select = transaction.locking(LockMode::Share, select);
+    }
+    transaction.begin_part("holders");
+    let holders = transaction.run(select.into()).await?;
+    Ok(holders.iter().filter_map(|row| held_slot(row.as_task()).cloned()).collect())
 }
 
 /// Whether the new task waits where its slot is held.
@@ -179,15 +171,12 @@ fn must_wait(
     batches: &[Batch],
     (batch, step): Place,
     insert: &Insert,
-    others: &BTreeMap<TaskId, StoreRow>,
-    waited_for: &BTreeSet<Slot>,
+    is_held: impl Fn(&Slot) -> bool,
 ) -> bool {
     let Some(slot) = slot_of(insert).filter(|_| is_patient(insert)) else { return false };
     let takes_it =
         |earlier: &Step| matches!(earlier, Step::Insert(one) if slot_of(one).as_ref() == Some(&slot));
-    waited_for.contains(&slot)
-        || others.values().any(|row| held_slot(row.as_task()) == Some(&slot))
-        || batches[batch].steps[..step].iter().any(takes_it)
+    is_held(&slot) || batches[batch].steps[..step].iter().any(takes_it)
 }
 
 /// What the parents mean for each of the new tasks, or the one that doesn't exist.

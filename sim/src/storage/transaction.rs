@@ -38,6 +38,8 @@ pub(super) struct Transaction {
     client: Node,
     /// Rises from one that begins to the next. Only for [`Flaw::IdCursorReader`].
     number: u64,
+    /// How many others had written and committed when it began.
+    began_after: u64,
 }
 
 impl Transaction {
@@ -46,7 +48,7 @@ impl Transaction {
         let session = server.db().connect();
         let number = if server.has(Flaw::IdCursorReader) { server.next_seq() } else { 0 };
         let (actor, client) = (client.number(), client.clone());
-        let transaction = Self { server, session, client, actor, over: false, number };
+        let mut transaction = Self { server, session, client, actor, over: false, number, began_after: 0 };
         let begin = match transaction.server.db().mode() {
             Mode::Postgres if transaction.has(Flaw::RepeatableRead) => Begin::RepeatableRead,
             Mode::Postgres => Begin::ReadCommitted,
@@ -60,6 +62,7 @@ impl Transaction {
             match begun {
                 Ok(()) => {
                     transaction.note_wait(since);
+                    transaction.began_after = transaction.server.db().changes();
                     return Ok(transaction);
                 }
                 Err(ErrorClass::Busy) => {
@@ -121,6 +124,15 @@ impl Transaction {
             self.server.progress();
         }
         answer.map_err(|class| self.server.failed(class))
+    }
+
+    /// The error of a call that somebody has overtaken, and that is to be sent again. Where nobody can have, that would
+    /// never end: it is noted, and P2 judges it.
+    pub(super) fn overtaken(&self, why: impl Into<String>) -> Error {
+        if self.server.db().changes() == self.began_after {
+            self.server.history.record(self.now(), Event::Misled { node: self.client.name().to_owned() });
+        }
+        Error::new(ErrorKind::Conflict, why)
     }
 
     /// The next statement begins this part of the plan, for those who step it.

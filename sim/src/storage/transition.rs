@@ -139,7 +139,7 @@ async fn examine(
             None => Verdict::Refused(Refusal::NotFound),
             // A refusal must have a reason: the row came, or came back, after the statement that passed it over.
             Some(row) if read && holds(&transition.guard, row.as_task(), now, flaws) => {
-                return Err(changed_between());
+                return Err(changed_between(transaction));
             }
             Some(row) if row.as_task().mark == transition.mark || was_attempt(transition) => {
                 if row.as_task().state.is_terminal() && transaction.has(Flaw::RepeatedEndIsWritten) {

@@ -27,6 +27,7 @@ super::cases! { "waiting", 1,
     "P11" => holder_and_first_waiter_may_end_in_one_call,
     "P11: the others wait in order" => who_queues_in_the_call_that_ends_the_holder_overtakes_nobody,
     "P11" => who_queues_beside_another_waits_for_it,
+    "P11" => who_queues_beside_a_replacing_waits_for_the_newcomer,
     "apply: a refused batch changes nothing" => a_refused_batch_hands_nothing_on,
     "rule 7: the same batch again is safe" => a_repeated_insert_of_a_waiter_is_already,
     "hints wake an idle worker" => a_slot_handed_on_is_hinted_at,
@@ -385,6 +386,33 @@ async fn who_queues_beside_another_waits_for_it<S: Storage>(bench: &Bench<S>) {
         assert_eq!(stands(bench, next).await, WAITS);
         bench.run(ends, done()).await;
         assert_eq!(stands(bench, next).await, HAS_IT);
+    }
+}
+
+async fn who_queues_beside_a_replacing_waits_for_the_newcomer<S: Storage>(bench: &Bench<S>) {
+    // Somebody waits already, or nobody does; the replacing comes first, or last.
+    for (number, (waiters, replaces_first)) in
+        [(0, true), (0, false), (1, true), (1, false)].into_iter().enumerate()
+    {
+        let named = |name: &str| format!("{name}{number}");
+        let (held, new, late, before) = (named("s"), named("new"), named("late"), named("before"));
+        line_up(bench, &held, &[&*named("old"), &*before][..=waiters]).await;
+        let replacing = vec![replace(&named("old"), &new), put(&slotted(&new, &held))];
+        let mut calls = [Batch::from(replacing), Batch::from(put(&queued(&late, &held)))];
+        if !replaces_first {
+            calls.reverse();
+        }
+        for outcome in bench.send_all(&calls).await {
+            applied(outcome);
+        }
+        assert_eq!(stands(bench, &new).await, HAS_IT, "{new}");
+        assert_eq!(stands(bench, &late).await, WAITS, "{late}");
+        bench.run(&new, done()).await;
+        if waiters > 0 {
+            assert_eq!(stands(bench, &before).await, HAS_IT, "{before}");
+            bench.run(&before, done()).await;
+        }
+        assert_eq!(stands(bench, &late).await, HAS_IT, "{late}");
     }
 }
 

@@ -70,7 +70,7 @@ impl<R: Row> Db<R> {
             if self.writer.is_some() {
                 return Err(ErrorClass::Busy);
             }
-            if pinned.is_some_and(|pinned| pinned.file_changes != self.file_changes) {
+            if pinned.is_some_and(|pinned| pinned.changes != self.changes) {
                 return Err(ErrorClass::BusySnapshot);
             }
         }
@@ -85,8 +85,8 @@ impl<R: Row> Db<R> {
 
     pub(super) fn pin(&mut self, id: SessionId) {
         let snapshot = Arc::new(self.store.snapshot());
-        let file_changes = self.file_changes;
-        self.session_mut(id).pinned = Some(Pinned { snapshot, file_changes });
+        let changes = self.changes;
+        self.session_mut(id).pinned = Some(Pinned { snapshot, changes });
     }
 
     fn sqlite_transaction(&mut self, id: SessionId) -> &mut Transaction<R> {

@@ -58,16 +58,15 @@ const CLAIM_STOPS: [(&Statement, usize, &str); 5] = [
 /// where it touches only what it has locked and judged.
 const APPLY_STOPS: [(&Statement, usize, &str); 13] = [
     (&s::LOCK_TASKS, 0, "'tasks'"),
-    (&s::LOCK_PARENTS, 0, "'others'"),
+    (&s::LOCK_PARENTS, 0, "'parents'"),
     (&s::EXAMINE_INSERTS, 0, "'examine inserts'"),
     (&s::MOVE, 0, "CASE WHEN NOT _together THEN 'move' END"),
     (&s::EXAMINE_MOVES, 1, "CASE WHEN NOT _together THEN 'examine moves' END"),
     (&s::RENEW, 0, "'renew'"),
     (&s::EXAMINE_RENEWALS, 1, "'examine renewals'"),
-    (&s::LOCK_PARENTS, 1, "CASE WHEN NOT _judged THEN 'others' END"),
-    // The simulated plan locks parents and holders in one statement.
-    (&s::LOCK_HOLDERS, 0, "CASE WHEN NOT _judged AND cardinality(_e_at) = 0 THEN 'others' END"),
-    (&s::LOCK_PARENTS, 2, "CASE WHEN NOT _judged THEN 'others' END"),
+    (&s::LOCK_PARENTS, 1, "CASE WHEN NOT _judged THEN 'parents' END"),
+    (&s::LOCK_HOLDERS, 0, "CASE WHEN NOT _judged THEN 'holders' END"),
+    (&s::LOCK_PARENTS, 2, "CASE WHEN NOT _judged THEN 'parents' END"),
     (&s::INSERT, 0, "CASE WHEN NOT _judged THEN 'insert' END"),
     (&s::EXAMINE_INSERTS, 1, "CASE WHEN NOT _judged THEN 'examine inserts' END"),
     (&s::SET_LIMITS, 0, "'queue'"),
@@ -297,7 +296,7 @@ impl SteppedStage<'_> {
 
 /// The parts by name.
 fn known(part: &str) -> &'static str {
-    const PARTS: [&str; 20] = [
+    const PARTS: [&str; 21] = [
         "begin",
         "commit",
         "limits",
@@ -306,7 +305,8 @@ fn known(part: &str) -> &'static str {
         "claim",
         "next due",
         "tasks",
-        "others",
+        "parents",
+        "holders",
         "examine inserts",
         "move",
         "examine moves",
