@@ -15,7 +15,7 @@ use super::serial::{self, Played, START, Style};
 /// # Panics
 /// If SQLite can't be opened in memory.
 pub async fn drawn(seed: u64) -> (Style, Played) {
-    let style = if seed.is_multiple_of(2) { Style::Plain } else { Style::Rich };
+    let style = [Style::Plain, Style::Merged, Style::Rich][(seed % 3) as usize];
     let clock = ManualClock::at(START);
     let options = Options { clock: Some(clock.clone()), ..Options::in_memory() };
     let store = SqliteStorage::open(options).expect("the store opens");

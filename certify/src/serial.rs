@@ -4,12 +4,13 @@
 //! A program is drawn while one storage plays it, because many calls are about what earlier ones answered: leases,
 //! fences, what has lapsed. The others play the very same calls.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use steadfast_core::Error;
-use steadfast_core::name::TaskId;
-use steadfast_core::step::{Batch, Head, Outcome, Receipt, Refusal};
+use steadfast_core::name::{Slot, TaskId};
+use steadfast_core::step::{Batch, Head, Outcome, Receipt, Refusal, Refused, Step};
 use steadfast_core::storage::{Answer, ClaimRequest, Claimed, Lapsed, Lease, Query, Storage, TaskFilter};
 use steadfast_core::task::{Cause, State};
 use steadfast_core::time::{ManualClock, Timestamp};
@@ -53,6 +54,9 @@ pub enum Call {
 pub enum Style {
     /// One batch, as the engine makes them: a step, or a replacing. What they leave behind is the same on all stores.
     Plain,
+    /// Several batches as the engine makes them, merged as its committers do: submits with submits, what runs with what
+    /// runs, reports with reports.
+    Merged,
     /// Several batches of several steps. A store that applies them one by one changes a child twice where another
     /// does so once, and has new tasks arrive in another order; its own double must do as it does.
     Rich,
@@ -202,6 +206,29 @@ struct Seen {
     lapsed: Vec<Lapsed>,
     overdue: Vec<TaskId>,
     heads: Vec<(TaskId, Head)>,
+    /// Who was last seen with each slot.
+    slots: BTreeMap<Slot, TaskId>,
+}
+
+impl Seen {
+    fn see(&mut self, batches: &[Batch], outcomes: &[Outcome]) {
+        self.heads.extend(outcomes.iter().flat_map(heads_in));
+        for (batch, outcome) in batches.iter().zip(outcomes) {
+            let inserts = batch.steps.iter().filter_map(|step| match step {
+                Step::Insert(insert) => Some(&insert.task),
+                _ => None,
+            });
+            for task in inserts {
+                let Some((slot, _)) = &task.slot else { continue };
+                let holder = match outcome {
+                    Outcome::Applied(_) => &task.id,
+                    Outcome::Refused(Refused { why: Refusal::SlotTaken(holder, _), .. }) => holder,
+                    Outcome::Already(_) | Outcome::Refused(_) => continue,
+                };
+                self.slots.insert(slot.clone(), holder.clone());
+            }
+        }
+    }
 }
 
 async fn play(store: &impl Storage, clock: &ManualClock, call: &Call, seen: &mut Seen) -> Answered {
@@ -217,7 +244,7 @@ async fn play(store: &impl Storage, clock: &ManualClock, call: &Call, seen: &mut
         }
         Call::Apply(batches) => {
             let outcomes = store.apply(batches).await;
-            seen.heads.extend(outcomes.iter().flatten().flat_map(heads_in));
+            seen.see(batches, outcomes.as_deref().unwrap_or_default());
             return of_apply(&outcomes);
         }
         Call::Read(query) => match store.read(query).await.map(|view| (view.as_of, view.answer)) {

@@ -79,8 +79,8 @@ impl<'c> Inserts<'c> {
         };
         let start = Start::of(tx, task, &parents, waits);
         self.task(tx, task, seq, &start)?;
-        for (parent, known) in &parents {
-            self.edge.execute((parent, seq, known.on_failure.as_str()))?;
+        for parent in &parents {
+            self.edge.execute((parent.seq, seq, parent.on_failure.as_str()))?;
         }
         if start.state.is_terminal() {
             tx.ends.add(seq, start.state);
@@ -99,24 +99,22 @@ impl<'c> Inserts<'c> {
         Ok(Done::Applied(Receipt::Inserted(task.id.clone(), head)))
     }
 
-    /// The parents by number, each once; or the first that doesn't exist.
-    fn parents<'t>(
-        &mut self,
-        task: &'t NewTask,
-    ) -> rusqlite::Result<Result<BTreeMap<i64, KnownParent<'t>>, TaskId>> {
-        let mut parents = BTreeMap::new();
+    /// The parents in the order in which they are named, each once; or the first that doesn't exist.
+    fn parents<'t>(&mut self, task: &'t NewTask) -> rusqlite::Result<Result<Vec<KnownParent<'t>>, TaskId>> {
+        let mut parents: Vec<KnownParent<'t>> = Vec::with_capacity(task.parents.len());
+        let mut places = BTreeMap::new();
         for parent in &task.parents {
             let known =
                 first(&mut self.parent, [parent.id.as_str()], |row| Ok((row.get(0)?, state(row, 1)?)))?;
             let Some((seq, state)) = known else { return Ok(Err(parent.id.clone())) };
-            let known = KnownParent { id: &parent.id, state, on_failure: parent.on_failure };
-            // Of two edges to one parent the stricter counts.
-            parents
-                .entry(seq)
-                .and_modify(|other: &mut KnownParent<'_>| {
-                    other.on_failure = other.on_failure.min(known.on_failure);
-                })
-                .or_insert(known);
+            let place = *places.entry(seq).or_insert(parents.len());
+            match parents.get_mut(place) {
+                // Of two edges to one parent the stricter counts.
+                Some(other) => other.on_failure = other.on_failure.min(parent.on_failure),
+                None => {
+                    parents.push(KnownParent { seq, id: &parent.id, state, on_failure: parent.on_failure });
+                }
+            }
         }
         Ok(Ok(parents))
     }
@@ -180,6 +178,7 @@ impl<'c> Inserts<'c> {
 }
 
 struct KnownParent<'t> {
+    seq: i64,
     id: &'t TaskId,
     state: State,
     on_failure: OnParentFailure,
@@ -198,7 +197,7 @@ struct Start {
 }
 
 impl Start {
-    fn of(tx: &Tx, task: &NewTask, parents: &BTreeMap<i64, KnownParent<'_>>, waits: bool) -> Start {
+    fn of(tx: &Tx, task: &NewTask, parents: &[KnownParent<'_>], waits: bool) -> Start {
         let at = |due| match due {
             Due::Now => tx.now,
             Due::After(delay) => tx.now + delay,
@@ -207,7 +206,7 @@ impl Start {
         let due_at = at(task.due);
         let mut parents_pending = 0;
         let mut culprit = None;
-        for parent in parents.values() {
+        for parent in parents {
             match edge(parent.state, parent.on_failure) {
                 None => parents_pending += 1,
                 Some(EdgeOutcome::Satisfied) => {}

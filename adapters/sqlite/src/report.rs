@@ -57,7 +57,7 @@ impl<'c> Reports<'c> {
         if head.state != State::Running || head.fence != report.fence {
             return Ok(Done::Refused(Refusal::Stale(head)));
         }
-        if let Some(alias) = &report.alias
+        if let Some(alias) = other_name(report)
             && let Some(owner) = self.other_owner(alias, seq)?
         {
             return Ok(Done::Refused(Refusal::AliasTaken(owner)));
@@ -94,9 +94,14 @@ impl<'c> Reports<'c> {
         for checkpoint in &report.checkpoints {
             self.checkpoint.execute((seq, &*checkpoint.name, &*checkpoint.value))?;
         }
-        if let Some(alias) = &report.alias {
+        if let Some(alias) = other_name(report) {
             self.alias.execute((alias.as_str(), seq))?;
         }
         Ok(())
     }
+}
+
+/// The alias that a report brings. A task's own id is no other name for it.
+fn other_name(report: &Report) -> Option<&TaskId> {
+    report.alias.as_ref().filter(|alias| **alias != report.task)
 }

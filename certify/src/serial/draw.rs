@@ -22,6 +22,41 @@ fn stands_alone(step: &Step) -> bool {
     }
 }
 
+/// The engine's committers, by what comes to them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Submits,
+    Settles,
+    Reports,
+}
+
+impl Lane {
+    /// Whether a step of a batch of so many comes here.
+    fn takes(self, step: &Step, count: usize) -> bool {
+        self == match step {
+            Step::Insert(_) => Lane::Submits,
+            // Of several, the first replaces whoever the other comes for.
+            Step::Transition(_) if count > 1 => Lane::Submits,
+            Step::Transition(_)
+            | Step::Renew(_)
+            | Step::Limit(_)
+            | Step::Pause(_)
+            | Step::Beat(_)
+            | Step::Prune(_) => Lane::Settles,
+            Step::Report(_) => Lane::Reports,
+        }
+    }
+}
+
+fn written_by(step: &Step) -> Option<&TaskId> {
+    match step {
+        Step::Transition(step) => Some(&step.task),
+        Step::Renew(step) => Some(&step.task),
+        Step::Report(step) => Some(&step.task),
+        Step::Insert(_) | Step::Limit(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => None,
+    }
+}
+
 /// Draws calls over few names, so that they meet.
 pub(super) struct Generator {
     random: Random,
@@ -128,6 +163,9 @@ impl Generator {
             let steps = self.steps();
             return if steps.is_empty() { Vec::new() } else { vec![Batch { steps }] };
         }
+        if self.style == Style::Merged {
+            return self.merged();
+        }
         let mut written = BTreeSet::new();
         let mut limited = BTreeSet::new();
         let count = *self.random.pick(&[1, 1, 2, 3, 5]);
@@ -166,6 +204,29 @@ impl Generator {
         batches
     }
 
+    /// One call of a committer: what came to one lane meanwhile.
+    fn merged(&mut self) -> Vec<Batch> {
+        let lane =
+            *self.random.pick(&[Lane::Submits, Lane::Submits, Lane::Settles, Lane::Settles, Lane::Reports]);
+        let count = *self.random.pick(&[2, 3, 4, 6]);
+        let mut written = BTreeSet::new();
+        let mut batches = Vec::new();
+        for _ in 0..count * 8 {
+            let steps = self.steps();
+            let named: Vec<TaskId> = steps.iter().filter_map(written_by).cloned().collect();
+            let fits = steps.first().is_some() && steps.iter().all(|step| lane.takes(step, steps.len()));
+            // No call of a committer writes a task twice.
+            if fits && named.iter().all(|task| !written.contains(task)) {
+                written.extend(named);
+                batches.push(Batch { steps });
+            }
+            if batches.len() == count {
+                break;
+            }
+        }
+        batches
+    }
+
     fn steps(&mut self) -> Vec<Step> {
         match self.random.below(100) {
             0..40 => vec![Step::Insert(self.task().into())],
@@ -181,8 +242,13 @@ impl Generator {
                 vec![Step::Transition(decide::expire(task))]
             }
             72..82 => {
-                let (holder, mut newcomer) = (self.id(), self.task());
-                newcomer.slot = Some((self.slot(), OnConflict::Replace));
+                let (mut holder, mut slot, mut newcomer) = (self.id(), self.slot(), self.task());
+                let seen: Vec<(&Slot, &TaskId)> = self.seen.slots.iter().collect();
+                if !seen.is_empty() && self.random.chance(75) {
+                    let (held, by) = *self.random.pick(&seen);
+                    (slot, holder) = (held.clone(), by.clone());
+                }
+                newcomer.slot = Some((slot, OnConflict::Replace));
                 let displace = decide::replace(&holder, &newcomer.id);
                 vec![Step::Transition(displace), Step::Insert(newcomer.into())]
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use steadfast_core::name::{Slot, TaskId};
 use steadfast_core::step::{
-    Batch, Head, Insert, Outcome, Receipt, Refusal, Refused, Renewal, Report, Step, Transition,
+    Batch, Head, Insert, Outcome, QueueLimit, Receipt, Refusal, Refused, Renewal, Report, Step, Transition,
 };
 use steadfast_core::{Error, State};
 
@@ -39,8 +39,8 @@ pub(super) struct Verdicts<'a> {
     mode: Mode,
     batches: &'a [Batch],
     waves: Vec<usize>,
-    /// The wave that is being carried out.
-    wave: usize,
+    /// The wave that is being carried out; `None` once all are.
+    wave: Option<usize>,
     by_place: BTreeMap<Place, Verdict>,
     /// Slots that the call's ends may have left without a holder.
     left: BTreeSet<Slot>,
@@ -53,7 +53,7 @@ impl<'a> Verdicts<'a> {
             // Its adapter goes through them one by one.
             Mode::Sqlite => (0..batches.len()).collect(),
         };
-        Self { mode, batches, waves, wave: 0, by_place: BTreeMap::new(), left: BTreeSet::new() }
+        Self { mode, batches, waves, wave: None, by_place: BTreeMap::new(), left: BTreeSet::new() }
     }
 
     pub(super) fn set(&mut self, place: Place, verdict: Verdict) {
@@ -70,9 +70,10 @@ impl<'a> Verdicts<'a> {
         self.batches[batch].steps.len() == 1
     }
 
-    /// The batches of the wave that is being carried out, but for those that have been refused.
+    /// The batches of the wave that is being carried out, or, after them, all; but for those that have been refused.
     fn current(&self) -> impl Iterator<Item = (usize, &'a Batch)> {
-        let is_open = |(b, _): &(usize, &Batch)| self.waves[*b] == self.wave && !self.is_refused(*b);
+        let is_due = |b: usize| self.wave.is_none_or(|wave| self.waves[b] == wave);
+        let is_open = move |(b, _): &(usize, &Batch)| is_due(*b) && !self.is_refused(*b);
         self.batches.iter().enumerate().filter(is_open)
     }
 
@@ -148,13 +149,18 @@ pub(super) async fn apply(transaction: Transaction, batches: &[Batch]) -> Result
         verdicts.set(*place, Verdict::Refused(refusal.clone()));
     }
     for wave in 0..=verdicts.waves.iter().copied().max().unwrap_or(0) {
-        verdicts.wave = wave;
+        verdicts.wave = Some(wave);
         apply_wave(&transaction, batches, &twins, &mut verdicts).await?;
     }
+    verdicts.wave = None;
     if let Some(refusal) = verdicts.late_refusal() {
         return Err(transaction.overtaken(format!("overtaken between check and write: {refusal:?}")));
     }
     slots::promote(&transaction, std::mem::take(&mut verdicts.left)).await?;
+    if verdicts.mode == Mode::Postgres {
+        // Last of all: another function keeps them.
+        keep(&transaction, &mut verdicts).await?;
+    }
     transaction.commit().await?;
     Ok(verdicts.into_outcomes())
 }
@@ -202,11 +208,12 @@ async fn apply_wave(
             verdicts.set(*place, verdict);
         }
     }
-    // After the inserts, as the adapter has it: an insert that is refused is told of the task before its report.
-    let reports = verdicts.open(as_report);
-    report::apply(transaction, &reports, verdicts).await?;
-    let house = house::of(verdicts.current());
-    house::apply(transaction, &house, verdicts).await?;
+    let limits = verdicts.open(as_limit);
+    house::limit(transaction, &limits, verdicts).await?;
+    if verdicts.mode == Mode::Sqlite {
+        // Batch by batch.
+        keep(transaction, verdicts).await?;
+    }
     if transaction.has(Flaw::InsertLostWithItsHolder) {
         for (place, insert) in verdicts.open(as_insert) {
             let head = Head { state: State::Ready, rev: 0, fence: 0, cancel_requested: false };
@@ -256,6 +263,18 @@ fn as_insert(step: &Step) -> Option<&Insert> {
 
 fn as_report(step: &Step) -> Option<&Report> {
     if let Step::Report(report) = step { Some(report) } else { None }
+}
+
+fn as_limit(step: &Step) -> Option<&QueueLimit> {
+    if let Step::Limit(limit) = step { Some(limit) } else { None }
+}
+
+/// Keeps what is reported, and house. After the inserts: one that is refused is told of the task before its report.
+async fn keep(transaction: &Transaction, verdicts: &mut Verdicts<'_>) -> Result<(), Error> {
+    let reports = verdicts.open(as_report);
+    report::apply(transaction, &reports, verdicts).await?;
+    let house = house::of(verdicts.current());
+    house::apply(transaction, &house, verdicts).await
 }
 
 /// Locks what batches of several steps name and checks all their guards before anything is written, so that a refused

@@ -1,4 +1,5 @@
-//! What keeps house: limits and pauses of queues, workers' signs of life, and forgetting what ended long ago.
+//! What keeps house: limits and pauses of queues, workers' signs of life, and forgetting what ended long ago. Limits are
+//! set among the other steps, the rest after them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,14 +24,6 @@ pub(super) async fn apply(
 ) -> Result<(), Error> {
     for (place, step) in steps {
         let receipt = match step {
-            Step::Limit(QueueLimit { queue, concurrency }) => {
-                transaction.begin_part("queue");
-                let (concurrency, new) =
-                    (*concurrency, QueueRow { concurrency: *concurrency, ..plain(queue) });
-                let set = move |row: &QueueRow| QueueRow { concurrency, ..row.clone() };
-                set_queue(transaction, new, set).await?;
-                Receipt::Limited
-            }
             Step::Pause(QueuePause { queue, paused }) => {
                 let (paused, new) = (*paused, QueueRow { paused: *paused, ..plain(queue) });
                 let set = move |row: &QueueRow| QueueRow { paused, ..row.clone() };
@@ -42,9 +35,27 @@ pub(super) async fn apply(
                 Receipt::Seen
             }
             Step::Prune(step) => Receipt::Pruned(prune(transaction, step).await?),
-            Step::Insert(_) | Step::Transition(_) | Step::Renew(_) | Step::Report(_) => continue,
+            Step::Insert(_) | Step::Transition(_) | Step::Renew(_) | Step::Report(_) | Step::Limit(_) => {
+                continue;
+            }
         };
         verdicts.set(*place, Verdict::Applied(receipt));
+    }
+    Ok(())
+}
+
+/// Sets limits.
+pub(super) async fn limit(
+    transaction: &Transaction,
+    limits: &[(Place, &QueueLimit)],
+    verdicts: &mut Verdicts<'_>,
+) -> Result<(), Error> {
+    for (place, QueueLimit { queue, concurrency }) in limits {
+        transaction.begin_part("queue");
+        let (concurrency, new) = (*concurrency, QueueRow { concurrency: *concurrency, ..plain(queue) });
+        let set = move |row: &QueueRow| QueueRow { concurrency, ..row.clone() };
+        set_queue(transaction, new, set).await?;
+        verdicts.set(*place, Verdict::Applied(Receipt::Limited));
     }
     Ok(())
 }
@@ -52,8 +63,8 @@ pub(super) async fn apply(
 /// The steps of batches that keep house.
 pub(super) fn of<'a>(batches: impl Iterator<Item = (usize, &'a Batch)>) -> Vec<(Place, &'a Step)> {
     let is_house = |step: &Step| match step {
-        Step::Limit(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => true,
-        Step::Insert(_) | Step::Transition(_) | Step::Renew(_) | Step::Report(_) => false,
+        Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => true,
+        Step::Insert(_) | Step::Transition(_) | Step::Renew(_) | Step::Report(_) | Step::Limit(_) => false,
     };
     let steps =
         batches.flat_map(|(b, batch)| batch.steps.iter().enumerate().map(move |(s, step)| ((b, s), step)));

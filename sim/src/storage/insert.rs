@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use steadfast_core::Error;
-use steadfast_core::name::{Slot, TaskId};
+use steadfast_core::name::{Key, Slot, TaskId};
 use steadfast_core::step::{Batch, Insert, Receipt, Refusal, Step};
 use steadfast_core::task::{Backoff, Due, OnConflict, OnParentFailure, Task};
 use steadfast_core::time::micros;
@@ -13,7 +13,7 @@ use steadfast_core::{Cause, State, Timestamp};
 
 use crate::db::{LockMode, Next, Rows, Select, Statement};
 
-use super::apply::{Place, Verdict, Verdicts, by_id, head};
+use super::apply::{Place, Verdict, Verdicts, by_id, changed_between, head};
 use super::flaws::Flaw;
 use super::release::{Parents, blame, waiting_state};
 use super::rows::{EdgeRow, RowKey, StoreRow, UniqueKey, awaited_slot, held_slot, table};
@@ -33,18 +33,14 @@ pub(super) async fn apply(
         return Ok(());
     }
     let now = transaction.now();
-    let left = verdicts.left();
-    let waited_for = waited_for(transaction, inserts, left).await?;
+    let judged = judge_parents(batches, inserts, parents);
+    let left = verdicts.left().clone();
+    let waiting = find_waiting(transaction, inserts, &judged, held, &left).await?;
     let mut rows = Vec::new();
     let mut missing = BTreeMap::new();
-    for ((place, insert), judged) in inserts.iter().zip(judge_parents(batches, inserts, parents)) {
+    for (((place, insert), judged), waits) in inserts.iter().zip(judged).zip(&waiting) {
         match judged {
-            Ok(parents) => {
-                let is_held =
-                    |slot: &Slot| waited_for.contains(slot) || (held.contains(slot) && !left.contains(slot));
-                let waits = must_wait(batches, *place, insert, is_held);
-                rows.push((*insert, parents, waits));
-            }
+            Ok(parents) => rows.push((*insert, parents, *waits)),
             Err(parent) => {
                 missing.insert(*place, parent);
             }
@@ -76,7 +72,11 @@ pub(super) async fn apply(
     if !edges.is_empty() {
         transaction.run(Statement::insert_or_nothing(edges)).await?;
     }
-    examine(transaction, &left_out, &missing, &[], verdicts).await
+    examine(transaction, &left_out, &missing, &[], verdicts).await?;
+    if are_stranded(transaction, inserts, &waiting, &left).await? {
+        return Err(changed_between(transaction));
+    }
+    Ok(())
 }
 
 /// Judges the inserts of batches of several steps before anything is written. `displaced` are the tasks that their
@@ -146,37 +146,80 @@ fn slot_of(insert: &Insert) -> Option<Slot> {
     insert.task.slot.as_ref().map(|(slot, _)| slot.clone())
 }
 
-/// Of the slots that this call has left, those that others wait for already. Nobody can begin to wait for one
-/// meanwhile: the end of its holder isn't committed.
-async fn waited_for(
+/// Which of the new tasks have to wait for their slots: behind the holder; behind those that wait for a holder whom this
+/// call has ended; or behind one that is stored beside them. Nobody can begin to wait for a slot that the call has left:
+/// the end of its holder isn't committed.
+async fn find_waiting(
     transaction: &Transaction,
     inserts: &[(Place, &Insert)],
+    judged: &[Result<Parents, TaskId>],
+    held: &BTreeSet<Slot>,
     left: &BTreeSet<Slot>,
-) -> Result<BTreeSet<Slot>, Error> {
-    let patient = inserts.iter().filter(|(_, insert)| is_patient(insert));
-    let slots: BTreeSet<Slot> =
-        patient.filter_map(|(_, insert)| slot_of(insert)).filter(|slot| left.contains(slot)).collect();
-    if slots.is_empty() {
-        return Ok(slots);
+) -> Result<Vec<bool>, Error> {
+    let slots: Vec<Option<Slot>> = inserts.iter().map(|(_, insert)| slot_of(insert)).collect();
+    let patient = |at: usize| slots[at].as_ref().filter(|_| is_patient(inserts[at].1));
+    let asked: BTreeSet<Slot> =
+        (0..inserts.len()).filter_map(patient).filter(|slot| left.contains(*slot)).cloned().collect();
+    let is_beside = |at: usize| (at + 1..inserts.len()).any(|later| patient(later) == slots[at].as_ref());
+    let beside: Vec<&Insert> = (0..inserts.len())
+        .filter(|at| slots[*at].is_some() && is_beside(*at))
+        .map(|at| inserts[at].1)
+        .collect();
+    let mut waited_for = BTreeSet::new();
+    let (mut ids, mut keys) = (BTreeSet::new(), BTreeSet::new());
+    if !asked.is_empty() || !beside.is_empty() {
+        let known: BTreeSet<TaskId> = beside.iter().map(|insert| insert.task.id.clone()).collect();
+        let keyed: BTreeSet<Key> = beside.iter().filter_map(|insert| insert.task.key.clone()).collect();
+        let matters = move |row: &StoreRow| {
+            let task = row.as_task();
+            awaited_slot(task).is_some_and(|slot| asked.contains(slot))
+                || known.contains(&task.id)
+                || task.key.as_ref().is_some_and(|key| keyed.contains(key))
+        };
+        for row in transaction.run(Select::new(Rows::all(table::TASK).filter(matters)).into()).await? {
+            let task = row.as_task();
+            waited_for.extend(awaited_slot(task).cloned());
+            ids.insert(task.id.clone());
+            keys.extend(task.key.clone());
+        }
     }
-    let waiting = Rows::all(table::TASK)
-        .filter(move |row: &StoreRow| awaited_slot(row.as_task()).is_some_and(|slot| slots.contains(slot)));
-    let rows = transaction.run(Select::new(waiting).into()).await?;
-    Ok(rows.iter().filter_map(|row| row.as_task().slot.clone()).collect())
+    let mut sooner = BTreeSet::new();
+    let mut waiting = Vec::with_capacity(inserts.len());
+    for (at, ((_, insert), judged)) in inserts.iter().zip(judged).enumerate() {
+        waiting.push(patient(at).is_some_and(|slot| {
+            sooner.contains(slot)
+                || if left.contains(slot) { waited_for.contains(slot) } else { held.contains(slot) }
+        }));
+        let is_new =
+            !ids.contains(&insert.task.id) && !insert.task.key.as_ref().is_some_and(|key| keys.contains(key));
+        if is_new && judged.as_ref().is_ok_and(|parents| parents.failed.is_none()) {
+            sooner.extend(slots[at].clone());
+        }
+    }
+    Ok(waiting)
 }
 
-/// Whether a task that is ready to wait for its slot has to: somebody holds it, or waits for it already, or takes it
-/// earlier in the same batch.
-fn must_wait(
-    batches: &[Batch],
-    (batch, step): Place,
-    insert: &Insert,
-    is_held: impl Fn(&Slot) -> bool,
-) -> bool {
-    let Some(slot) = slot_of(insert).filter(|_| is_patient(insert)) else { return false };
-    let takes_it =
-        |earlier: &Step| matches!(earlier, Step::Insert(one) if slot_of(one).as_ref() == Some(&slot));
-    is_held(&slot) || batches[batch].steps[..step].iter().any(takes_it)
+/// Whether tasks wait for a slot that nobody holds: whoever they were meant to wait for wasn't stored.
+async fn are_stranded(
+    transaction: &Transaction,
+    inserts: &[(Place, &Insert)],
+    waiting: &[bool],
+    left: &BTreeSet<Slot>,
+) -> Result<bool, Error> {
+    let waits = inserts.iter().zip(waiting).filter(|(_, waits)| **waits);
+    let slots: BTreeSet<Slot> =
+        waits.filter_map(|((_, insert), _)| slot_of(insert)).filter(|slot| !left.contains(slot)).collect();
+    if slots.is_empty() {
+        return Ok(false);
+    }
+    let asked = slots.clone();
+    let is_in = move |row: &StoreRow| {
+        let task = row.as_task();
+        held_slot(task).or(awaited_slot(task)).is_some_and(|slot| asked.contains(slot))
+    };
+    let rows = transaction.run(Select::new(Rows::all(table::TASK).filter(is_in)).into()).await?;
+    let held: BTreeSet<&Slot> = rows.iter().filter_map(|row| held_slot(row.as_task())).collect();
+    Ok(rows.iter().filter_map(|row| awaited_slot(row.as_task())).any(|slot| !held.contains(slot)))
 }
 
 /// What the parents mean for each of the new tasks, or the one that doesn't exist.

@@ -97,12 +97,11 @@ pub(super) async fn release(
         any |= !changed.is_empty();
         ended = changed
             .iter()
-            .map(StoreRow::as_task)
-            .filter(|task| task.state.is_terminal())
-            .map(|task| Ended {
-                task: task.id.clone(),
-                state: task.state,
-                slot: task.slot.clone(),
+            .filter(|row| row.as_task().state.is_terminal())
+            .map(|row| Ended {
+                task: row.as_task().id.clone(),
+                state: row.as_task().state,
+                slot: row.slot_left().cloned(),
                 edges: None,
             })
             .collect();

@@ -93,10 +93,14 @@ async fn give_aliases(
             locked.get(&report.task).is_some_and(|row| holds(report, row.as_task(), unfenced))
         })
         .collect();
-    let new = live.iter().filter(|(_, _, alias)| !ids.contains_key(*alias)).map(|(_, report, alias)| {
-        StoreRow::Alias(AliasRow { alias: (*alias).clone(), task: report.task.clone() })
-    });
-    let new: Vec<StoreRow> = new.collect();
+    let new = live
+        .iter()
+        .filter(|(_, _, alias)| !ids.contains_key(*alias))
+        .map(|(_, report, alias)| AliasRow { alias: (*alias).clone(), task: report.task.clone() });
+    let mut new: Vec<AliasRow> = new.collect();
+    // Of two that want one alias in one call, the first by id gets it.
+    new.sort_unstable_by(|one, other| (&one.alias, &one.task).cmp(&(&other.alias, &other.task)));
+    let new: Vec<StoreRow> = new.into_iter().map(StoreRow::Alias).collect();
     if transaction.has(Flaw::AliasTakenOver) {
         for row in new {
             transaction.upsert(row.clone(), move |_| row.clone()).await?;

@@ -74,6 +74,8 @@ pub struct TaskRow {
     pub task: Arc<Task>,
     /// Rises with every insert.
     pub seq: u64,
+    /// Whether it ended as the holder of its slot.
+    pub left_slot: bool,
 }
 
 /// An edge.
@@ -266,7 +268,7 @@ pub fn awaited_slot(task: &Task) -> Option<&Slot> {
 impl StoreRow {
     /// A row of the table of tasks.
     pub fn task(task: Task, seq: u64) -> Self {
-        StoreRow::Task(TaskRow { task: Arc::new(task), seq })
+        StoreRow::Task(TaskRow { task: Arc::new(task), seq, left_slot: false })
     }
 
     /// The task in a row that a statement on the table of tasks answered.
@@ -323,9 +325,18 @@ impl StoreRow {
             StoreRow::Task(row) => {
                 let mut task = Task::clone(&row.task);
                 change(&mut task);
-                StoreRow::Task(TaskRow { task: Arc::new(task), seq: row.seq })
+                let left_slot = task.state.is_terminal() && (row.left_slot || held_slot(&row.task).is_some());
+                StoreRow::Task(TaskRow { task: Arc::new(task), seq: row.seq, left_slot })
             }
             other => unreachable!("a row of the table of tasks, not {other:?}"),
+        }
+    }
+
+    /// The slot that a task has left with its end.
+    pub fn slot_left(&self) -> Option<&Slot> {
+        match self {
+            StoreRow::Task(row) if row.left_slot => row.task.slot.as_ref(),
+            _ => None,
         }
     }
 

@@ -69,7 +69,7 @@ pub(super) async fn apply(
         verdicts.set(*place, Verdict::Applied(Receipt::Moved(head(row))));
         let task = row.as_task();
         if task.state.is_terminal() {
-            let slot = task.slot.clone().filter(|_| !transaction.has(Flaw::PromotionInStatementOfEnd));
+            let slot = row.slot_left().filter(|_| !transaction.has(Flaw::PromotionInStatementOfEnd)).cloned();
             let of_parent = || edges.iter().filter(|edge| edge.parent == task.id).cloned().collect();
             let edges = folded.then(of_parent);
             ended.push(Ended { task: task.id.clone(), state: task.state, slot, edges });

@@ -60,8 +60,8 @@ pub(super) fn waves(batches: &[Batch]) -> Vec<usize> {
     waves
 }
 
-/// What a batch touches, and whether it must have it alone. Inserts that stand alone may share keys and slots, but for
-/// one that would wait for its slot: it must see who has it.
+/// What a batch touches, and whether it must have it alone. Inserts that stand alone may share keys and slots: one
+/// statement sorts them out.
 fn touches(batch: &Batch) -> Vec<(Touched<'_>, bool)> {
     let alone = batch.steps.len() > 1;
     let mut touches = Vec::new();
@@ -69,20 +69,14 @@ fn touches(batch: &Batch) -> Vec<(Touched<'_>, bool)> {
         match step {
             Step::Transition(step) => touches.push((Touched::Task(step.task.as_str()), true)),
             Step::Renew(step) => touches.push((Touched::Task(step.task.as_str()), true)),
-            Step::Report(step) => {
-                touches.push((Touched::Task(step.task.as_str()), true));
-                touches.extend(step.alias.as_ref().map(|alias| (Touched::New(alias.as_str()), true)));
-            }
             Step::Limit(step) => touches.push((Touched::Queue(step.queue.as_str()), true)),
-            Step::Pause(step) => touches.push((Touched::Queue(step.queue.as_str()), true)),
-            Step::Beat(_) | Step::Prune(_) => {}
+            // They come after all waves.
+            Step::Report(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => {}
             Step::Insert(Insert { task, .. }) => {
                 touches.push((Touched::Task(task.id.as_str()), true));
                 touches.push((Touched::New(task.id.as_str()), true));
                 touches.extend(task.key.as_ref().map(|key| (Touched::Key(key.as_str()), alone)));
-                let patient = |on_conflict: &OnConflict| *on_conflict == OnConflict::Queue;
-                let slot = task.slot.as_ref();
-                touches.extend(slot.map(|(slot, on)| (Touched::Slot(slot.as_str()), alone || patient(on))));
+                touches.extend(task.slot.as_ref().map(|(slot, _)| (Touched::Slot(slot.as_str()), alone)));
                 touches.extend(task.parents.iter().map(|one| (Touched::New(one.id.as_str()), false)));
             }
         }

@@ -20,6 +20,7 @@ super::cases! { "release", 1,
     "P9: policies cascade" => a_failure_runs_down_a_chain,
     "P9: policies cascade" => a_failure_stops_where_an_edge_says_run,
     "P9: policies cascade" => a_child_stored_under_a_failed_one_fails_too,
+    "P9" => of_several_failed_parents_the_first_named_is_blamed,
     "P9" => a_parent_named_twice_counts_as_one,
     "P9: the strictest edge decides" => of_two_edges_to_one_parent_the_stricter_decides,
     "Refusal::ParentMissing" => a_parent_must_exist_before_its_child,
@@ -229,6 +230,16 @@ async fn a_child_stored_under_a_failed_one_fails_too<S: Storage>(bench: &Bench<S
         [("b", State::Failed), ("c", State::Failed), ("d", State::Ready), ("e", State::Blocked)]
     {
         assert_eq!(bench.state(name).await, state, "{name}");
+    }
+}
+
+async fn of_several_failed_parents_the_first_named_is_blamed<S: Storage>(bench: &Bench<S>) {
+    for parent in ["a", "b", "c"] {
+        bench.bring(parent, State::Failed).await;
+    }
+    for (name, parents) in [("d", ["c", "a", "b"]), ("e", ["b", "c", "a"])] {
+        bench.insert(dependent(name, &parents)).await;
+        assert_eq!(bench.task(name).await.error, Some(format!("parent {} failed", parents[0])), "{name}");
     }
 }
 

@@ -326,6 +326,8 @@ async fn an_alias_that_is_taken_is_refused_and_nothing_is_kept<S: Storage>(bench
     bench.report(Report { alias: Some(id("alias")), ..report(&a) }).await;
     bench.clock.advance(TICK);
     let before = bench.task("b").await;
+    // Its own id is no other name for it.
+    bench.report(Report { alias: Some(id("a")), ..report(&a) }).await;
     for (alias, owner) in [("alias", "a"), ("a", "a")] {
         let said = Report { alias: Some(id(alias)), ..much(&b) };
         assert_eq!(why(bench.send(Step::Report(said)).await), Refusal::AliasTaken(id(owner)), "{alias}");

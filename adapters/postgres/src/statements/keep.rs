@@ -19,7 +19,7 @@ statements! {
         JOIN task AS t ON t.id = x.task
         WHERE x.alias <> x.task AND t.state = 3 AND t.fence = x.fence
             AND NOT EXISTS (SELECT 1 FROM task AS o WHERE o.id = x.alias)
-        ORDER BY x.alias
+        ORDER BY x.alias, x.task
         ON CONFLICT DO NOTHING";
 
     /// Which aliases belong to others, and to whom.

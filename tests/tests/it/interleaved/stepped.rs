@@ -56,7 +56,7 @@ const CLAIM_STOPS: [(&Statement, usize, &str); 5] = [
 /// The stops of the function that applies. Where a batch of several steps is refused, or its insert was made before,
 /// the function goes on with nothing to do, and the simulated plan doesn't: there is no stop then. Nor is there one
 /// where it touches only what it has locked and judged.
-const APPLY_STOPS: [(&Statement, usize, &str); 13] = [
+const APPLY_STOPS: [(&Statement, usize, &str); 16] = [
     (&s::LOCK_TASKS, 0, "'tasks'"),
     (&s::LOCK_PARENTS, 0, "'parents'"),
     (&s::EXAMINE_INSERTS, 0, "'examine inserts'"),
@@ -69,7 +69,10 @@ const APPLY_STOPS: [(&Statement, usize, &str); 13] = [
     (&s::LOCK_PARENTS, 2, "CASE WHEN NOT _judged THEN 'parents' END"),
     (&s::INSERT, 0, "CASE WHEN NOT _judged THEN 'insert' END"),
     (&s::EXAMINE_INSERTS, 1, "CASE WHEN NOT _judged THEN 'examine inserts' END"),
+    (&s::LOCK_CHILDREN, 0, "'children'"),
+    (&s::RELEASE, 0, "'release'"),
     (&s::SET_LIMITS, 0, "'queue'"),
+    (&s::LOCK_WAITERS, 0, "'waiters'"),
 ];
 
 /// The stops of the function that keeps house and reports.
@@ -135,17 +138,10 @@ fn with_stops(definition: &str) -> String {
         before(&mut body, statement, *nth, &stop(part));
     }
     if sends(&s::MOVE) {
-        // What ended, to tell whether any of it had a slot: the simulated plan looks who waits for that one.
-        let ended = "_all_ended := _all_ended || _ended; ";
-        before(&mut body, &s::LOCK_CHILDREN, 0, &(ended.to_owned() + &stop("'children'")));
-        before(&mut body, &s::RELEASE, 0, &stop("'release'"));
-        let had_slots = "EXISTS (SELECT 1 FROM task WHERE id = ANY(_all_ended) AND slot IS NOT NULL)";
-        let waiters = stop(&format!("CASE WHEN {had_slots} THEN 'waiters' END"));
-        replace(&mut body, "IF NOT _last_wave THEN", &(waiters + "IF NOT _last_wave THEN"));
         let judged = "_judged := cardinality(_refused) > 0 OR coalesce(1 = ANY(o_what), false); ";
         let judging_ends = "o_task := NULL;\n        _only_together := false;";
         replace(&mut body, judging_ends, &(judged.to_owned() + judging_ends));
-        let declared = "DECLARE\n    _judged boolean := false;\n    _all_ended text[] := '{}';";
+        let declared = "DECLARE\n    _judged boolean := false;";
         body = body.replacen("DECLARE", declared, 1);
     }
     body = body.replacen("\nBEGIN", &format!("\nBEGIN {}", stop("'begin'")), 1);
