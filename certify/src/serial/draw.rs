@@ -214,7 +214,7 @@ impl Generator {
         for _ in 0..count * 8 {
             let steps = self.steps();
             let named: Vec<TaskId> = steps.iter().filter_map(written_by).cloned().collect();
-            let fits = steps.first().is_some() && steps.iter().all(|step| lane.takes(step, steps.len()));
+            let fits = !steps.is_empty() && steps.iter().all(|step| lane.takes(step, steps.len()));
             // No call of a committer writes a task twice.
             if fits && named.iter().all(|task| !written.contains(task)) {
                 written.extend(named);
