@@ -313,14 +313,15 @@ statements! {
                 AS n(batch, task, key, slot, waits, failed, missing, place)
         ) AS x";
 
-    /// Whether tasks wait for a slot that nobody holds: whoever they were meant to wait for wasn't stored.
+    /// Whether a new task waits for a slot of which neither the holder is locked nor is one stored beside it: whoever it
+    /// was meant to wait for wasn't stored, and who is in the way of that may end without seeing who waits.
     FIND_STRANDED = "
         SELECT EXISTS (
-            SELECT 1 FROM unnest(:slots::text[]) AS x(slot)
-            WHERE x.slot <> ALL(:freed::text[])
-                AND EXISTS (SELECT 1 FROM task AS w WHERE w.slot = x.slot AND w.slot_waiting AND w.state = 0)
+            SELECT 1 FROM task AS w
+            WHERE w.id = ANY(:stored::text[]) AND w.slot_waiting AND w.state = 0
+                AND w.slot <> ALL(:held::text[]) AND w.slot <> ALL(:freed::text[])
                 AND NOT EXISTS (SELECT 1 FROM task AS h
-                    WHERE h.slot = x.slot AND h.slot IS NOT NULL AND h.state < 4 AND NOT h.slot_waiting))";
+                    WHERE h.id = ANY(:stored::text[]) AND h.slot = w.slot AND h.state < 4 AND NOT h.slot_waiting))";
 
     /// Whether a key belongs to a task.
     FIND_KEY = "SELECT EXISTS (SELECT 1 FROM task WHERE key = :key::text)";

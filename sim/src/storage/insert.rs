@@ -73,7 +73,7 @@ pub(super) async fn apply(
         transaction.run(Statement::insert_or_nothing(edges)).await?;
     }
     examine(transaction, &left_out, &missing, &[], verdicts).await?;
-    if are_stranded(transaction, inserts, &waiting, &left).await? {
+    if are_stranded(transaction, &inserted, held, &left).await? {
         return Err(changed_between(transaction));
     }
     Ok(())
@@ -199,27 +199,23 @@ async fn find_waiting(
     Ok(waiting)
 }
 
-/// Whether tasks wait for a slot that nobody holds: whoever they were meant to wait for wasn't stored.
+/// Whether a new task waits for a slot of which neither the holder is locked nor is one stored beside it: whoever it was
+/// meant to wait for wasn't stored, and who is in the way of that may end without seeing who waits.
 async fn are_stranded(
     transaction: &Transaction,
-    inserts: &[(Place, &Insert)],
-    waiting: &[bool],
+    inserted: &BTreeMap<TaskId, StoreRow>,
+    held: &BTreeSet<Slot>,
     left: &BTreeSet<Slot>,
 ) -> Result<bool, Error> {
-    let waits = inserts.iter().zip(waiting).filter(|(_, waits)| **waits);
-    let slots: BTreeSet<Slot> =
-        waits.filter_map(|((_, insert), _)| slot_of(insert)).filter(|slot| !left.contains(slot)).collect();
-    if slots.is_empty() {
+    let waits = |row: &StoreRow| awaited_slot(row.as_task()).is_some_and(|slot| !left.contains(slot));
+    if !inserted.values().any(waits) {
         return Ok(false);
     }
-    let asked = slots.clone();
-    let is_in = move |row: &StoreRow| {
-        let task = row.as_task();
-        held_slot(task).or(awaited_slot(task)).is_some_and(|slot| asked.contains(slot))
-    };
-    let rows = transaction.run(Select::new(Rows::all(table::TASK).filter(is_in)).into()).await?;
-    let held: BTreeSet<&Slot> = rows.iter().filter_map(|row| held_slot(row.as_task())).collect();
-    Ok(rows.iter().filter_map(|row| awaited_slot(row.as_task())).any(|slot| !held.contains(slot)))
+    let stored = Rows::by_keys(table::TASK, inserted.keys().cloned().map(RowKey::Task));
+    let stored = transaction.run(Select::new(stored).into()).await?;
+    let beside: BTreeSet<&Slot> = stored.iter().filter_map(|row| held_slot(row.as_task())).collect();
+    let is_safe = |slot: &Slot| held.contains(slot) || left.contains(slot) || beside.contains(slot);
+    Ok(stored.iter().filter_map(|row| awaited_slot(row.as_task())).any(|slot| !is_safe(slot)))
 }
 
 /// What the parents mean for each of the new tasks, or the one that doesn't exist.
