@@ -284,6 +284,15 @@ fn slots() -> Vec<Interleaving> {
             ["stale", "applied"],
             vec![("old", Succeeded)],
         ),
+        // Found by a sweep. Whoever has taken the slot isn't locked, and may end without seeing who waits.
+        plain(
+            "a slot is taken after its holder was looked for, and before one that wants it and one that waits behind that",
+            Vec::new(),
+            [merged([slotted("wants"), queued("waits")]), put(slotted("holder"))],
+            vec![(A, First), (B, First), (B, Rest), (B, Commit), (A, Rest)],
+            ["error Conflict", "applied"],
+            vec![("holder", Ready)],
+        ),
     ]
 }
 
@@ -420,6 +429,15 @@ fn renew(name: &str) -> Call {
 
 fn slotted(name: &str) -> NewTask {
     NewTask { slot: Some((Slot::trusted("s"), OnConflict::Replace)), ..task(name) }
+}
+
+fn queued(name: &str) -> NewTask {
+    NewTask { slot: Some((Slot::trusted("s"), OnConflict::Queue)), ..task(name) }
+}
+
+/// Submits that share a call.
+fn merged(tasks: [NewTask; 2]) -> Call {
+    Call::Apply(tasks.map(|task| Batch::from(Step::Insert(task.into()))).to_vec())
 }
 
 fn replace(holder: &str, newcomer: &str) -> Call {
