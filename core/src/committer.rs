@@ -182,22 +182,13 @@ impl Group {
     fn take(&mut self, entry: Entry) -> Option<Entry> {
         let bytes = entry.batch.steps.iter().map(step_bytes).sum::<usize>();
         let fits = self.entries.is_empty() || (self.has_room() && self.bytes + bytes <= GROUP_BYTES_MAX);
-        if !fits || entry.batch.steps.iter().filter_map(named).any(|task| self.named.contains(task)) {
+        if !fits || entry.batch.steps.iter().filter_map(Step::guarded).any(|task| self.named.contains(task)) {
             return Some(entry);
         }
-        self.named.extend(entry.batch.steps.iter().filter_map(named).cloned());
+        self.named.extend(entry.batch.steps.iter().filter_map(Step::guarded).cloned());
         self.bytes += bytes;
         self.entries.push(entry);
         None
-    }
-}
-
-fn named(step: &Step) -> Option<&TaskId> {
-    match step {
-        Step::Transition(transition) => Some(&transition.task),
-        Step::Renew(renewal) => Some(&renewal.task),
-        Step::Report(report) => Some(&report.task),
-        Step::Insert(_) | Step::Limit(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => None,
     }
 }
 

@@ -51,6 +51,18 @@ pub enum Step {
     Prune(Prune),
 }
 
+impl Step {
+    /// The task that is there already and that the step is about. One call is about each once at most.
+    pub fn guarded(&self) -> Option<&TaskId> {
+        match self {
+            Step::Transition(transition) => Some(&transition.task),
+            Step::Renew(renewal) => Some(&renewal.task),
+            Step::Report(report) => Some(&report.task),
+            Step::Insert(_) | Step::Limit(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => None,
+        }
+    }
+}
+
 /// Stores a new task with its edges.
 ///
 /// Guards, in this order: the id is unknown (known with the same digest: already; else [`Refusal::IdTaken`]); the key
@@ -59,7 +71,8 @@ pub enum Step {
 /// [`OnConflict::Queue`](crate::task::OnConflict::Queue): then the new task is stored and waits for it.
 ///
 /// A slot has at most one holder: the unfinished task in it that isn't `slot_waiting`. Whoever decides by the holder
-/// share-locks it, like a parent. A task that waits for its slot is `blocked`, whatever else it waits for.
+/// share-locks it, like a parent: a task is never stored behind one that is neither locked nor stored by the same call.
+/// A task that waits for its slot is `blocked`, whatever else it waits for.
 ///
 /// The parents are share-locked before they are read. Children of what ends in the same call are
 /// released before: an edge that is added counts its parent as it is then, and is not released for that end again. The new task is `failed` with cause `dependency_failed` if one

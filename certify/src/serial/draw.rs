@@ -48,15 +48,6 @@ impl Lane {
     }
 }
 
-fn written_by(step: &Step) -> Option<&TaskId> {
-    match step {
-        Step::Transition(step) => Some(&step.task),
-        Step::Renew(step) => Some(&step.task),
-        Step::Report(step) => Some(&step.task),
-        Step::Insert(_) | Step::Limit(_) | Step::Pause(_) | Step::Beat(_) | Step::Prune(_) => None,
-    }
-}
-
 /// Draws calls over few names, so that they meet.
 pub(super) struct Generator {
     random: Random,
@@ -213,7 +204,7 @@ impl Generator {
         let mut batches = Vec::new();
         for _ in 0..count * 8 {
             let steps = self.steps();
-            let named: Vec<TaskId> = steps.iter().filter_map(written_by).cloned().collect();
+            let named: Vec<TaskId> = steps.iter().filter_map(Step::guarded).cloned().collect();
             let fits = !steps.is_empty() && steps.iter().all(|step| lane.takes(step, steps.len()));
             // No call of a committer writes a task twice.
             if fits && named.iter().all(|task| !written.contains(task)) {
