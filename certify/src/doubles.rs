@@ -10,7 +10,7 @@ use steadfast_sqlite::{Options, SqliteStorage};
 
 use super::serial::{self, Played, START, Style};
 
-/// Draws a program on SQLite in memory: every other one has large calls.
+/// Draws a program on SQLite in memory, in each style in turn.
 ///
 /// # Panics
 /// If SQLite can't be opened in memory.
