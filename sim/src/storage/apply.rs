@@ -173,7 +173,7 @@ async fn apply_wave(
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
     let is_twin = |place: Place| twins.same.iter().any(|(same, _)| *same == place);
-    check_batches_of_several(transaction, batches, &is_twin, verdicts).await?;
+    judge_beforehand(transaction, batches, &is_twin, verdicts).await?;
     let transitions = verdicts.open(as_transition);
     let mut ended = Vec::new();
     match verdicts.mode {
@@ -277,31 +277,33 @@ async fn keep(transaction: &Transaction, verdicts: &mut Verdicts<'_>) -> Result<
     house::apply(transaction, &house, verdicts).await
 }
 
-/// Locks what batches of several steps name and checks all their guards before anything is written, so that a refused
-/// one changes nothing.
-async fn check_batches_of_several(
+/// Locks what is written in one order where one statement wouldn't do so, and checks all guards of batches of several
+/// steps before anything is written, so that a refused one changes nothing.
+async fn judge_beforehand(
     transaction: &Transaction,
     batches: &[Batch],
     is_twin: &impl Fn(Place) -> bool,
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
-    let several: Vec<(Place, &Step)> = verdicts
-        .current()
-        .filter(|(_, batch)| batch.steps.len() > 1)
-        .flat_map(|(b, batch)| batch.steps.iter().enumerate().map(move |(s, step)| ((b, s), step)))
-        .filter(|(place, _)| !is_twin(*place))
-        .collect();
-    if several.is_empty() {
+    let together = verdicts.current().any(|(_, batch)| batch.steps.len() > 1);
+    let mut transitions = verdicts.open(as_transition);
+    let mut renewals = verdicts.open(as_renewal);
+    if !together && (transitions.is_empty() || renewals.is_empty()) {
         return Ok(());
     }
-    let transitions: Vec<(Place, &Transition)> =
-        several.iter().filter_map(|(place, step)| Some((*place, as_transition(step)?))).collect();
-    let renewals: Vec<(Place, &Renewal)> =
-        several.iter().filter_map(|(place, step)| Some((*place, as_renewal(step)?))).collect();
     let ids = transitions.iter().map(|(_, t)| &t.task).chain(renewals.iter().map(|(_, r)| &r.task));
     let tasks = Rows::by_keys(table::TASK, ids.cloned().map(RowKey::Task));
     transaction.begin_part("tasks");
     let found = by_id(transaction.lock(LockMode::NoKeyUpdate, Select::new(tasks)).await?);
+    if !together {
+        return Ok(());
+    }
+    let mut inserts = verdicts.open(as_insert);
+    inserts.retain(|(place, _)| !is_twin(*place));
+    let parents = insert::lock_parents(transaction, &inserts).await?;
+    transitions.retain(|(place, _)| !verdicts.is_alone(*place));
+    renewals.retain(|(place, _)| !verdicts.is_alone(*place));
+    inserts.retain(|(place, _)| !verdicts.is_alone(*place));
     transition::check(transaction, &transitions, &found, verdicts).await?;
     for (place, renewal) in renewals {
         if let Some(refusal) = refuse_renewal(renewal, found.get(&renewal.task)) {
@@ -311,9 +313,7 @@ async fn check_batches_of_several(
     let ends = transitions.iter().filter(|(_, transition)| transition.change.to.is_terminal());
     let displaced: Vec<(usize, TaskId)> =
         ends.map(|((batch, _), transition)| (*batch, transition.task.clone())).collect();
-    let inserts: Vec<(Place, &Insert)> =
-        several.iter().filter_map(|(place, step)| Some((*place, as_insert(step)?))).collect();
-    insert::check(transaction, batches, &inserts, &displaced, verdicts).await
+    insert::check(transaction, batches, &inserts, &parents, &displaced, verdicts).await
 }
 
 async fn renew(

@@ -50,8 +50,10 @@ pub(super) async fn limit(
     limits: &[(Place, &QueueLimit)],
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
-    for (place, QueueLimit { queue, concurrency }) in limits {
+    if !limits.is_empty() {
         transaction.begin_part("queue");
+    }
+    for (place, QueueLimit { queue, concurrency }) in limits {
         let (concurrency, new) = (*concurrency, QueueRow { concurrency: *concurrency, ..plain(queue) });
         let set = move |row: &QueueRow| QueueRow { concurrency, ..row.clone() };
         set_queue(transaction, new, set).await?;

@@ -79,17 +79,17 @@ pub(super) async fn apply(
     Ok(())
 }
 
-/// Judges the inserts of batches of several steps before anything is written. `displaced` are the tasks that their
-/// own batches end: they are about to leave a slot.
+/// Judges the inserts of batches of several steps before anything is written; parents are as they were once locked.
+/// `displaced` are the tasks that their own batches end: they are about to leave a slot.
 pub(super) async fn check(
     transaction: &Transaction,
     batches: &[Batch],
     inserts: &[(Place, &Insert)],
+    parents: &BTreeMap<TaskId, StoreRow>,
     displaced: &[(usize, TaskId)],
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
-    let parents = lock_parents(transaction, inserts).await?;
-    let judged = judge_parents(batches, inserts, &parents);
+    let judged = judge_parents(batches, inserts, parents);
     let missing =
         inserts.iter().zip(judged).filter_map(|((place, _), judged)| Some((*place, judged.err()?))).collect();
     examine(transaction, inserts, &missing, displaced, verdicts).await

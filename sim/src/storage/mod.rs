@@ -20,7 +20,7 @@ pub mod rows;
 mod slots;
 pub(crate) mod transaction;
 mod transition;
-mod waves;
+pub mod waves;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -66,25 +66,25 @@ pub(super) async fn apply(
     Ok(())
 }
 
-/// Gives tasks their aliases, under their locks: none of them ends before it has it. Answers which reports bring an alias
+/// Gives tasks their aliases, under the locks of all that are reported of: none of them ends before it has it. Answers which reports bring an alias
 /// that stands for something else, and for what.
 async fn give_aliases(
     transaction: &Transaction,
     reports: &[(Place, &Report)],
     unfenced: bool,
 ) -> Result<BTreeMap<Place, TaskId>, Error> {
+    if reports.iter().all(|(_, report)| report.alias.is_none()) {
+        return Ok(BTreeMap::new());
+    }
+    let reported = reports.iter().map(|(_, report)| RowKey::Task(report.task.clone()));
+    let reported = Select::new(Rows::by_keys(table::TASK, reported));
+    let locked = by_id(transaction.lock(LockMode::NoKeyUpdate, reported).await?);
     let bring: Vec<(Place, &Report, &TaskId)> = reports
         .iter()
         .filter_map(|(place, report)| Some((*place, *report, report.alias.as_ref()?)))
         // A task's own id is no other name for it.
         .filter(|(_, report, alias)| report.task != **alias)
         .collect();
-    if bring.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let named =
-        Rows::by_keys(table::TASK, bring.iter().map(|(_, report, _)| RowKey::Task(report.task.clone())));
-    let locked = by_id(transaction.lock(LockMode::NoKeyUpdate, Select::new(named)).await?);
     let ids = Rows::by_keys(table::TASK, bring.iter().map(|(_, _, alias)| RowKey::Task((*alias).clone())));
     let ids = by_id(transaction.run(Select::new(ids).into()).await?);
     let live: Vec<_> = bring

@@ -30,7 +30,8 @@ struct Free {
 }
 
 /// In which wave each batch is carried out.
-pub(super) fn waves(batches: &[Batch]) -> Vec<usize> {
+#[must_use]
+pub fn waves(batches: &[Batch]) -> Vec<usize> {
     let mut free: BTreeMap<Touched<'_>, Free> = BTreeMap::new();
     // The first wave after all that end a task without ado, and may free a slot by that.
     let mut after_ends = 0;

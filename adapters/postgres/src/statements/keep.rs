@@ -6,7 +6,7 @@ use super::Statement;
 statements! {
     // ---- reports ----
 
-    /// Locks the tasks whose reports bring an alias, in order of id: none of them ends before it has it.
+    /// Locks the tasks that are reported of, in order of id, where a report brings an alias: none ends before it has it.
     LOCK_REPORTED = "
         SELECT count(*)
         FROM (SELECT id FROM task WHERE id = ANY(:k_task::text[]) ORDER BY id FOR NO KEY UPDATE) AS locked";
