@@ -51,7 +51,7 @@ impl Lane {
 /// Draws calls over few names, so that they meet.
 pub(super) struct Generator {
     random: Random,
-    style: Style,
+    pub(super) style: Style,
     pub(super) seen: Seen,
     sent: Vec<Vec<Batch>>,
 }

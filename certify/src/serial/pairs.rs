@@ -9,6 +9,7 @@ use steadfast_core::step::{Batch, Renewal, Report, Step, Transition};
 use steadfast_core::storage::{Answer, Query, Storage, TaskFilter};
 use steadfast_core::task::Task;
 use steadfast_core::time::ManualClock;
+use steadfast_sim::storage::waves::waves;
 
 use super::draw::Generator;
 use super::{Call, Played, Seen, Style, play};
@@ -39,8 +40,8 @@ pub struct Pair {
 /// The rows that a call is about, and whether it would write them.
 type Names = BTreeMap<String, bool>;
 
-/// Draws a setup while this storage plays it, then two calls by what was seen.
-pub async fn draw(seed: u64, store: &impl Storage, clock: &ManualClock) -> Pair {
+/// Draws a setup while this storage plays it, then two calls of this style by what was seen.
+pub async fn draw(seed: u64, style: Style, store: &impl Storage, clock: &ManualClock) -> Pair {
     let mut random = Random::new(seed ^ 0x7061_6972);
     let mut generator = Generator::new(seed, Style::Plain);
     let mut pair = Pair::default();
@@ -59,6 +60,7 @@ pub async fn draw(seed: u64, store: &impl Storage, clock: &ManualClock) -> Pair 
     if random.chance(90) {
         rows.forget_leases_that_are_lost(&mut generator.seen);
     }
+    generator.style = style;
     let mut candidates = Vec::new();
     for _ in 0..DRAWN_MAX {
         let call = generator.call();
@@ -97,13 +99,24 @@ fn choose(candidates: &[(Names, Call)], random: &mut Random) -> (Vec<Call>, bool
     (calls, meets(&(one, other)))
 }
 
-/// Whether a call is a claim or one batch. What prunes is alone on its lane.
+/// Whether a call is a claim, or an adapter's function does it at one go. What prunes is alone on its lane.
 fn can_be_stepped(call: &Call) -> bool {
     match call {
         Call::Claim(_) => true,
-        Call::Apply(batches) => matches!(batches.as_slice(), [batch] if batch.steps.iter().all(is_stepped)),
+        Call::Apply(batches) => {
+            let mut steps = batches.iter().flat_map(|batch| &batch.steps);
+            steps.all(is_stepped) && is_one_wave(batches)
+        }
         Call::Read(_) | Call::Advance(_) => false,
     }
+}
+
+/// Whether batches don't get in each other's way, so that one set of statements carries them out; another writes reports
+/// and what keeps house.
+fn is_one_wave(batches: &[Batch]) -> bool {
+    let is_kept = |step: &Step| matches!(step, Step::Report(_) | Step::Pause(_) | Step::Beat(_));
+    let kept = batches.iter().flat_map(|batch| &batch.steps).filter(|step| is_kept(step)).count();
+    (kept == 0 || kept == batches.len()) && waves(batches).into_iter().max() == Some(0)
 }
 
 fn is_stepped(step: &Step) -> bool {

@@ -8,7 +8,7 @@ use steadfast_core::time::ManualClock;
 use steadfast_sim::storage::flaws::Flaw;
 use steadfast_tests::certification::interleaved::random::{Moved, Place, follow, step};
 use steadfast_tests::certification::serial::pairs::{Pair, draw};
-use steadfast_tests::certification::serial::{Answered, Call, replay, rows};
+use steadfast_tests::certification::serial::{Answered, Call, Style, replay, rows};
 use steadfast_tests::postgres_server::PostgresServer;
 use steadfast_tests::random::Random;
 
@@ -17,7 +17,7 @@ use super::{SimulatedStage, in_world, start_beside};
 use crate::steps::wanted_programs;
 
 /// How many programs; `STEADFAST_PROGRAMS=1000` or `=402..403` says otherwise.
-const PROGRAMS: u64 = 40;
+const PROGRAMS: u64 = 60;
 
 /// A program, in which order its calls went on, and what came of it.
 struct Program {
@@ -27,11 +27,16 @@ struct Program {
     rows: Vec<String>,
 }
 
+/// Every third program has merged calls.
+fn style(seed: u64) -> Style {
+    if seed % 3 == 2 { Style::Merged } else { Style::Plain }
+}
+
 /// Draws and plays a program on the simulated store.
 fn on_simulated(seed: u64) -> Program {
     in_world(None, move |world, gate, clock: ManualClock| async move {
         let beside = start_beside(&world, &gate).storage();
-        let pair = draw(seed, &beside, &clock).await;
+        let pair = draw(seed, style(seed), &beside, &clock).await;
         let mut stage = SimulatedStage::new(&world, gate, &pair.calls);
         let moves = step(&mut stage, pair.calls.len(), &mut Random::new(seed ^ 0x6f72_6465)).await;
         let answers = stage.answered().into_iter().map(|(_, whole)| whole).collect();

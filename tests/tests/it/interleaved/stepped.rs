@@ -53,9 +53,9 @@ const CLAIM_STOPS: [(&Statement, usize, &str); 5] = [
     (&s::NEXT_DUE, 0, "'next due'"),
 ];
 
-/// The stops of the function that applies. Where a batch of several steps is refused, or its insert was made before,
-/// the function goes on with nothing to do, and the simulated plan doesn't: there is no stop then. Nor is there one
-/// where it touches only what it has locked and judged.
+/// The stops of the function that applies. Of inserts that are refused with their batch, or were made before, the
+/// simulated plan knows nothing any more: where no others are left, the function goes on with nothing to do, and there is
+/// no stop. Nor is there one where it touches only what it has locked and judged.
 const APPLY_STOPS: [(&Statement, usize, &str); 16] = [
     (&s::LOCK_TASKS, 0, "'tasks'"),
     (&s::LOCK_PARENTS, 0, "'parents'"),
@@ -64,16 +64,29 @@ const APPLY_STOPS: [(&Statement, usize, &str); 16] = [
     (&s::EXAMINE_MOVES, 1, "CASE WHEN NOT _together THEN 'examine moves' END"),
     (&s::RENEW, 0, "'renew'"),
     (&s::EXAMINE_RENEWALS, 1, "'examine renewals'"),
-    (&s::LOCK_PARENTS, 1, "CASE WHEN NOT _judged THEN 'parents' END"),
-    (&s::LOCK_HOLDERS, 0, "CASE WHEN NOT _judged THEN 'holders' END"),
-    (&s::LOCK_PARENTS, 2, "CASE WHEN NOT _judged THEN 'parents' END"),
-    (&s::INSERT, 0, "CASE WHEN NOT _judged THEN 'insert' END"),
-    (&s::EXAMINE_INSERTS, 1, "CASE WHEN NOT _judged THEN 'examine inserts' END"),
+    (&s::LOCK_PARENTS, 1, "CASE WHEN _left && _with_parents THEN 'parents' END"),
+    (&s::LOCK_HOLDERS, 0, "CASE WHEN cardinality(_left) > 0 THEN 'holders' END"),
+    (&s::LOCK_PARENTS, 2, "CASE WHEN _left && _with_parents THEN 'parents' END"),
+    (&s::INSERT, 0, "CASE WHEN cardinality(_left) > 0 THEN 'insert' END"),
+    (
+        &s::EXAMINE_INSERTS,
+        1,
+        "CASE WHEN cardinality(_stored) < cardinality(_left) THEN 'examine inserts' END",
+    ),
     (&s::LOCK_CHILDREN, 0, "'children'"),
     (&s::RELEASE, 0, "'release'"),
     (&s::SET_LIMITS, 0, "'queue'"),
     (&s::LOCK_WAITERS, 0, "'waiters'"),
 ];
+
+/// The steps of inserts that have parents, and of those that are still to be made.
+const LEFT: &str = "
+    _with_parents integer[] := ARRAY(SELECT _i_step[at] FROM unnest(_e_at) AS at);
+    _left integer[] := _i_step;";
+const FIND_LEFT: &str = "_left := ARRAY(
+    SELECT one.step FROM unnest(_i_step, _i_batch) AS one(step, batch)
+    WHERE (one.batch IS NULL OR one.batch <> ALL(_refused))
+        AND one.step NOT IN (SELECT step FROM unnest(o_step, o_what) AS e(step, what) WHERE what = 1)); ";
 
 /// The stops of the function that keeps house and reports.
 const KEEP_STOPS: [(&Statement, usize, &str); 1] = [(&s::keep::REPORT, 0, "'report'")];
@@ -138,12 +151,12 @@ fn with_stops(definition: &str) -> String {
         before(&mut body, statement, *nth, &stop(part));
     }
     if sends(&s::MOVE) {
-        let judged = "_judged := cardinality(_refused) > 0 OR coalesce(1 = ANY(o_what), false); ";
         let judging_ends = "o_task := NULL;\n        _only_together := false;";
-        replace(&mut body, judging_ends, &(judged.to_owned() + judging_ends));
-        let declared = "DECLARE\n    _judged boolean := false;";
-        body = body.replacen("DECLARE", declared, 1);
+        replace(&mut body, judging_ends, &(FIND_LEFT.to_owned() + judging_ends));
+        body = body.replacen("DECLARE", &format!("DECLARE{LEFT}"), 1);
     }
+    // Nobody's wait for a lock times out.
+    body = body.replace("IF NOT _alone THEN", "IF false THEN");
     body = body.replacen("\nBEGIN", &format!("\nBEGIN {}", stop("'begin'")), 1);
     let end = body.rfind("END").expect("a function ends");
     body.insert_str(end, &stop("'commit'"));
