@@ -323,7 +323,22 @@ fn keys() -> Vec<Interleaving> {
             ["applied", "key taken"],
             vec![("t1", Ready)],
         ),
+        // Found by reading. The child would wait for ever: its parent isn't stored, and nobody ends it.
+        plain(
+            "a child whose parent, of the same batch, loses its key to another's",
+            Vec::new(),
+            [family("p1", "c1"), family("p2", "c2")],
+            vec![(A, First), (A, Rest), (B, First), (B, Rest), (A, Commit)],
+            ["applied", "error Conflict"],
+            vec![("p1", Ready), ("c1", Blocked)],
+        ),
     ]
+}
+
+/// A task with a key, and a child of it, in one batch.
+fn family(parent: &str, of_it: &str) -> Call {
+    let steps = [keyed(parent, 0), child(of_it, &[parent])].map(|task| Step::Insert(task.into()));
+    Call::Apply(vec![Batch { steps: steps.into() }])
 }
 
 fn plain(

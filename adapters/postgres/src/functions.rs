@@ -65,7 +65,8 @@ impl Function {
 
     /// `apply` with the parameters of [`Columns`].
     pub(crate) fn apply(schema: &str) -> Self {
-        let body = APPLY_BODY.replace("{JUDGE}", JUDGE).replace("{channel}", schema);
+        let body =
+            APPLY_BODY.replace("{JUDGE}", JUDGE).replace("{NOTIFY}", NOTIFY).replace("{channel}", schema);
         let visits = "_visiting AND cardinality(_m_step) = 0";
         let body = body.replacen("{CHECK}", &CHECK.replace("IF ", &format!("IF NOT ({visits}) AND ")), 1);
         Self::new("apply", &parameters(Columns::PARAMETERS), ANSWER, &fill(&body))
@@ -73,7 +74,7 @@ impl Function {
 
     /// `keep` with the parameters of [`Keeping`]; it answers as `apply` does.
     pub(crate) fn keep(schema: &str) -> Self {
-        let body = KEEP_BODY.replace("{channel}", schema);
+        let body = KEEP_BODY.replace("{NOTIFY}", NOTIFY).replace("{channel}", schema);
         Self::new("keep", &parameters(Keeping::PARAMETERS), ANSWER, &fill(&body))
     }
 
@@ -134,6 +135,13 @@ fn fill(body: &str) -> String {
 const CHECK: &str = "
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'steadfast needs READ COMMITTED' USING ERRCODE = '{wrong_isolation}';
+    END IF;";
+
+/// Wakes others. Where the server's queue of notifications is nearly full, because somebody listens in a transaction that
+/// goes on and on, nobody is woken: the commit would fail for it, and a worker looks by itself every now and then.
+const NOTIFY: &str = "IF o_hints > 0 AND pg_notification_queue_usage() < 0.9 THEN
+        PERFORM set_config('lock_timeout', '{wait_notify}', true);
+        PERFORM pg_notify('{channel}', o_hints::text);
     END IF;";
 
 /// A batch that was found good must not be refused half-way, and a refusal must have a reason.
@@ -344,6 +352,12 @@ BEGIN{CHECK}
         IF cardinality(_e_at) > 0 THEN
             {INSERT_EDGES};
         END IF;
+        IF _together AND cardinality(_e_at) > 0 THEN
+            {FIND_ORPHANED} INTO _known;
+            IF _known THEN
+                RAISE EXCEPTION 'changed in between' USING ERRCODE = '{changed_between}';
+            END IF;
+        END IF;
         IF cardinality(_stored) < cardinality(_i_step) THEN
             {EXAMINE_INSERTS} INTO o_what, o_step, o_task, o_state, o_rev, o_fence, o_cancelling, _bad;{VERIFY}
             RETURN NEXT;
@@ -376,10 +390,7 @@ BEGIN{CHECK}
     o_cancelling := NULL;
     o_hints := _ready::integer + 2 * _changed::integer;
     RETURN NEXT;
-    IF o_hints > 0 THEN
-        PERFORM set_config('lock_timeout', '{wait_notify}', true);
-        PERFORM pg_notify('{channel}', o_hints::text);
-    END IF;
+    {NOTIFY}
 END";
 
 /// A prune is one after the other; all else is one set each. The lock order of `apply` comes first: what is locked here
@@ -389,6 +400,7 @@ DECLARE
     _now bigint;
     _count bigint;
     _taken integer[] := '{}';
+    _ungiven boolean;
     _done integer[] := '{}';
     _succeeded bigint;
     _otherwise bigint;
@@ -407,6 +419,10 @@ BEGIN{CHECK}
             RETURN NEXT;
             _taken := coalesce(o_step, '{}');
             o_task := NULL;
+            {FIND_UNGIVEN} INTO _ungiven;
+            IF _ungiven THEN
+                RAISE EXCEPTION 'changed in between' USING ERRCODE = '{changed_between}';
+            END IF;
         END IF;
         {REPORT} INTO o_step;
         o_what := NULL;
@@ -457,10 +473,7 @@ BEGIN{CHECK}
     o_what := NULL; o_step := NULL; o_task := NULL; o_rev := NULL;
     o_hints := (false = ANY(_q_paused))::integer;
     RETURN NEXT;
-    IF o_hints > 0 THEN
-        PERFORM set_config('lock_timeout', '{wait_notify}', true);
-        PERFORM pg_notify('{channel}', o_hints::text);
-    END IF;
+    {NOTIFY}
 END";
 
 /// Each try is a subtransaction: what is refused, can't be stored or waits too long leaves the caller's transaction

@@ -368,6 +368,14 @@ statements! {
         )
         SELECT array_agg(id), array_agg(state), array_agg(rev), coalesce(bool_or(state = 2), false) FROM inserted";
 
+    /// Whether a new task waits for one that the same batch was to store before it and somebody else has stored: it is
+    /// neither locked nor stored here, and may end without seeing who waits.
+    FIND_ORPHANED = "
+        SELECT EXISTS (
+            SELECT 1 FROM unnest(:e_parent::text[], :e_child::text[], :e_place::integer[]) AS x(parent, child, place)
+            WHERE x.child = ANY(:stored::text[]) AND x.parent <> ALL(:stored::text[])
+                AND (:states::smallint[])[x.place] = -1)";
+
     /// Stores the edges of new tasks.
     INSERT_EDGES = "
         INSERT INTO edge (parent, child, run)

@@ -66,9 +66,9 @@ pub(crate) fn waves(batches: &[Batch]) -> Result<Vec<usize>, Error> {
         for (touched, touch) in &touches {
             let free = free.entry(*touched).or_default();
             free.alone = free.alone.max(wave + 1);
-            if *touch == Touch::Alone {
-                free.shared = free.shared.max(wave + 1);
-            }
+            // Whoever shares a thing doesn't overtake.
+            let after = if *touch == Touch::Alone { wave + 1 } else { wave };
+            free.shared = free.shared.max(after);
         }
         if let [Step::Transition(step)] = batch.steps.as_slice()
             && step.change.to.is_terminal()
@@ -84,7 +84,8 @@ fn takes_slot(batch: &Batch) -> bool {
     batch.steps.iter().any(|step| matches!(step, Step::Insert(insert) if insert.task.slot.is_some()))
 }
 
-/// What a batch touches. Inserts that stand alone may share keys and slots: one statement sorts them out.
+/// What a batch touches. Inserts that stand alone may share keys or slots: one statement sorts them out. But a task that
+/// loses its key to another is nobody to wait for in its slot, and that must be known before.
 fn touch<'a>(batch: &'a Batch, touches: &mut Vec<(Touched<'a>, Touch)>) {
     let unique = if batch.steps.len() == 1 { Touch::Shared } else { Touch::Alone };
     for step in &batch.steps {
@@ -97,7 +98,8 @@ fn touch<'a>(batch: &'a Batch, touches: &mut Vec<(Touched<'a>, Touch)>) {
             Step::Insert(Insert { task, .. }) => {
                 touches.push((Touched::Task(task.id.as_str()), Touch::Alone));
                 touches.push((Touched::New(task.id.as_str()), Touch::Alone));
-                touches.extend(task.key.as_ref().map(|key| (Touched::Key(key.as_str()), unique)));
+                let of_key = if task.slot.is_some() { Touch::Alone } else { unique };
+                touches.extend(task.key.as_ref().map(|key| (Touched::Key(key.as_str()), of_key)));
                 touches.extend(task.slot.as_ref().map(|(slot, _)| (Touched::Slot(slot.as_str()), unique)));
                 let parents =
                     task.parents.iter().map(|parent| (Touched::New(parent.id.as_str()), Touch::Shared));
@@ -262,6 +264,14 @@ mod tests {
         );
         check(&[put(keyed("a", "k")).into(), put(keyed("b", "k")).into()], &[0, 0]);
         check(&[put(slotted("a", "s")).into(), put(slotted("b", "s")).into()], &[0, 0]);
+    }
+
+    #[test]
+    fn who_wants_a_slot_and_a_key_comes_after_those_who_want_the_key_and_is_not_overtaken() {
+        let both = || NewTask { key: Some(Key::trusted("k")), ..slotted("b", "s") };
+        let last = || put(slotted("c", "s")).into();
+        check(&[put(keyed("a", "k")).into(), put(both()).into(), last()], &[0, 1, 1]);
+        check(&[put(both()).into(), last(), put(keyed("a", "k")).into()], &[0, 0, 1]);
     }
 
     #[test]

@@ -73,7 +73,11 @@ pub(super) async fn apply(
         transaction.run(Statement::insert_or_nothing(edges)).await?;
     }
     examine(transaction, &left_out, &missing, &[], verdicts).await?;
-    if are_stranded(transaction, &inserted, held, &left).await? {
+    // A parent that the same batch was to store before its child has been stored by somebody else.
+    let is_known = |parent: &TaskId| parents.contains_key(parent) || inserted.contains_key(parent);
+    let stored = inserts.iter().filter(|(_, insert)| inserted.contains_key(&insert.task.id));
+    let is_orphaned = stored.flat_map(|(_, insert)| &insert.task.parents).any(|parent| !is_known(&parent.id));
+    if is_orphaned || are_stranded(transaction, &inserted, held, &left).await? {
         return Err(changed_between(transaction));
     }
     Ok(())

@@ -10,7 +10,7 @@ use steadfast_core::{Error, State, Timestamp};
 
 use crate::db::{LockMode, Rows, Select, Statement};
 
-use super::apply::{Place, Verdict, Verdicts, by_id, head};
+use super::apply::{Place, Verdict, Verdicts, by_id, changed_between, head};
 use super::flaws::Flaw;
 use super::rows::{AliasRow, CheckpointRow, LogRow, RowKey, StoreRow, table};
 use super::transaction::Transaction;
@@ -110,9 +110,15 @@ async fn give_aliases(
     }
     let keys = live.iter().map(|(_, _, alias)| RowKey::Alias((*alias).clone()));
     let found = transaction.run(Select::new(Rows::by_keys(table::ALIAS, keys)).into()).await?;
+    let owner = |alias: &TaskId| {
+        found.iter().map(StoreRow::as_alias).find(|row| row.alias == *alias).map(|row| &row.task)
+    };
+    if live.iter().any(|(_, _, alias)| owner(alias).is_none() && !ids.contains_key(*alias)) {
+        // Whoever had it was forgotten in between.
+        return Err(changed_between(transaction));
+    }
     let taken = live.iter().filter_map(|(place, report, alias)| {
-        let owner =
-            found.iter().map(StoreRow::as_alias).find(|row| row.alias == **alias).map(|row| &row.task);
+        let owner = owner(alias);
         let holder =
             if owner == Some(&report.task) { None } else { ids.get(*alias).map(|_| *alias).or(owner) };
         Some((*place, holder?.clone()))

@@ -47,9 +47,7 @@ pub fn waves(batches: &[Batch]) -> Vec<usize> {
         for (touched, alone) in touches {
             let free = free.entry(touched).or_default();
             free.alone = free.alone.max(wave + 1);
-            if alone {
-                free.shared = free.shared.max(wave + 1);
-            }
+            free.shared = free.shared.max(if alone { wave + 1 } else { wave });
         }
         if let [Step::Transition(step)] = batch.steps.as_slice()
             && step.change.to.is_terminal()
@@ -61,8 +59,8 @@ pub fn waves(batches: &[Batch]) -> Vec<usize> {
     waves
 }
 
-/// What a batch touches, and whether it must have it alone. Inserts that stand alone may share keys and slots: one
-/// statement sorts them out.
+/// What a batch touches, and whether it must have it alone. Inserts that stand alone may share keys or slots: one
+/// statement sorts them out. But a task that loses its key to another is nobody to wait for in its slot.
 fn touches(batch: &Batch) -> Vec<(Touched<'_>, bool)> {
     let alone = batch.steps.len() > 1;
     let mut touches = Vec::new();
@@ -76,7 +74,8 @@ fn touches(batch: &Batch) -> Vec<(Touched<'_>, bool)> {
             Step::Insert(Insert { task, .. }) => {
                 touches.push((Touched::Task(task.id.as_str()), true));
                 touches.push((Touched::New(task.id.as_str()), true));
-                touches.extend(task.key.as_ref().map(|key| (Touched::Key(key.as_str()), alone)));
+                let of_key = alone || task.slot.is_some();
+                touches.extend(task.key.as_ref().map(|key| (Touched::Key(key.as_str()), of_key)));
                 touches.extend(task.slot.as_ref().map(|(slot, _)| (Touched::Slot(slot.as_str()), alone)));
                 touches.extend(task.parents.iter().map(|one| (Touched::New(one.id.as_str()), false)));
             }

@@ -28,6 +28,7 @@ super::cases! { "waiting", 1,
     "P11: the others wait in order" => who_queues_in_the_call_that_ends_the_holder_overtakes_nobody,
     "P11" => who_queues_beside_another_waits_for_it,
     "P11" => who_queues_beside_a_replacing_waits_for_the_newcomer,
+    "P11, P2" => who_queues_beside_one_that_loses_its_key_waits_for_nobody,
     "apply: a refused batch changes nothing" => a_refused_batch_hands_nothing_on,
     "rule 7: the same batch again is safe" => a_repeated_insert_of_a_waiter_is_already,
     "hints wake an idle worker" => a_slot_handed_on_is_hinted_at,
@@ -413,6 +414,22 @@ async fn who_queues_beside_a_replacing_waits_for_the_newcomer<S: Storage>(bench:
             bench.run(&before, done()).await;
         }
         assert_eq!(stands(bench, &late).await, HAS_IT, "{late}");
+    }
+}
+
+async fn who_queues_beside_one_that_loses_its_key_waits_for_nobody<S: Storage>(bench: &Bench<S>) {
+    for policy in [OnConflict::Reject, OnConflict::Queue] {
+        let named = |name: &str| format!("{name}-{policy}");
+        let (first, loser, last) = (named("first"), named("loser"), named("last"));
+        let with_key = |task: NewTask| NewTask { key: Some(key(&named("key"))), ..task };
+        let slotted = NewTask { slot: Some((slot(&named("s")), policy)), ..in_own_queue(&loser) };
+        let calls = [with_key(in_own_queue(&first)), with_key(slotted), queued(&last, &named("s"))]
+            .map(|task| Batch::from(put(&task)));
+        let [won, lost, came_last] = bench.send_all(&calls).await.try_into().expect("three answers");
+        applied(won);
+        assert!(matches!(refused(lost).why, Refusal::KeyTaken(holder, _) if holder == id(&first)));
+        applied(came_last);
+        assert_eq!(stands(bench, &last).await, HAS_IT, "{last}");
     }
 }
 

@@ -34,6 +34,15 @@ statements! {
             WHERE x.alias <> x.task AND t.state = 3 AND t.fence = x.fence
                 AND a.task IS DISTINCT FROM x.task AND coalesce(o.id, a.task) IS NOT NULL) AS taken";
 
+    /// Whether a report's alias belongs to nobody: whoever was in its way was forgotten in between.
+    FIND_UNGIVEN = "
+        SELECT EXISTS (
+            SELECT 1 FROM unnest(:k_step::integer[], :k_task::text[], :k_fence::bigint[], :k_alias::text[])
+                AS x(step, task, fence, alias)
+            JOIN task AS t ON t.id = x.task
+            WHERE x.alias <> x.task AND t.state = 3 AND t.fence = x.fence AND x.step <> ALL(:taken::integer[])
+                AND NOT EXISTS (SELECT 1 FROM alias AS a WHERE a.alias = x.alias AND a.task = x.task))";
+
     /// Keeps what is kept in the task's own row, in order of id, as the arrays are.
     REPORT = "
         WITH reported AS (
