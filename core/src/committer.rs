@@ -17,7 +17,7 @@ use futures_util::{FutureExt, StreamExt, select_biased};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::name::TaskId;
-use crate::step::{Batch, Outcome, Refusal, Step};
+use crate::step::{Batch, Outcome, Refusal, Step, Transition};
 use crate::storage::{Error, ErrorKind, Storage};
 use crate::time::Clock;
 
@@ -43,6 +43,8 @@ pub const RETRY_DELAY_MAX: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 struct Entry {
     batch: Batch,
+    /// Whether it goes on trying where somebody else holds what it needs.
+    is_patient: bool,
     /// An earlier call with this batch may have gone through: no later error is definite.
     unknown: Option<Error>,
     answer: oneshot::Sender<Result<Outcome, Error>>,
@@ -63,8 +65,21 @@ impl Lane {
     /// # Cancellation
     /// A dropped future leaves the batch committed or not, as after [`ErrorKind::Unknown`].
     pub async fn commit(&self, batch: Batch) -> Result<Outcome, Error> {
+        self.send(batch, true).await
+    }
+
+    /// Commits several batches, each for itself, with one answer for each, in order. Where somebody else holds what one
+    /// of them needs, that one is [`ErrorKind::Contended`] at once: for callers that come by again.
+    ///
+    /// # Cancellation
+    /// As [`commit`](Self::commit), for each of them.
+    pub async fn try_all(&self, batches: Vec<Batch>) -> Vec<Result<Outcome, Error>> {
+        join_all(batches.into_iter().map(|batch| self.send(batch, false))).await
+    }
+
+    async fn send(&self, batch: Batch, is_patient: bool) -> Result<Outcome, Error> {
         let (answer, answered) = oneshot::channel();
-        if self.entries.send(Entry { batch, unknown: None, answer }).await.is_err() {
+        if self.entries.send(Entry { batch, is_patient, unknown: None, answer }).await.is_err() {
             return Err(Error::new(ErrorKind::Broken, "the engine was stopped: nothing was committed"));
         }
         answered.await.unwrap_or_else(|_| {
@@ -73,11 +88,6 @@ impl Lane {
                 "the engine was stopped before the commit was answered; send it again",
             ))
         })
-    }
-
-    /// Commits several batches, each for itself, with one answer for each, in order.
-    pub async fn commit_all(&self, batches: Vec<Batch>) -> Vec<Result<Outcome, Error>> {
-        join_all(batches.into_iter().map(|batch| self.commit(batch))).await
     }
 }
 
@@ -129,7 +139,7 @@ impl<S: Storage, C: Clock> Committer<S, C> {
                 }
             };
             for (entry, error) in contended {
-                if patients.len() < PATIENTS_MAX {
+                if entry.is_patient && patients.len() < PATIENTS_MAX {
                     patients.push(calls.wait_out(entry));
                 } else {
                     entry.fail(error);
@@ -195,7 +205,11 @@ impl Group {
 fn step_bytes(step: &Step) -> usize {
     match step {
         Step::Insert(insert) => insert.task.payload.len(),
-        Step::Transition(transition) => transition.change.output.as_ref().map_or(0, |output| output.len()),
+        Step::Transition(Transition { change, .. }) => {
+            let texts = [change.error.as_deref(), change.request_cancel.as_deref()];
+            let texts = texts.into_iter().flatten().map(str::len).sum::<usize>();
+            change.output.as_ref().map_or(0, |output| output.len()) + texts
+        }
         Step::Report(report) => {
             let lines = report.lines.iter().map(|line| line.text.len()).sum::<usize>();
             lines + report.checkpoints.iter().map(|checkpoint| checkpoint.value.len()).sum::<usize>()
@@ -344,7 +358,7 @@ mod tests {
 
     fn told(unknown: Option<Error>, why: Refusal) -> Result<Outcome, Error> {
         let (answer, mut answered) = oneshot::channel();
-        let entry = Entry { batch: Batch::from(Vec::new()), unknown, answer };
+        let entry = Entry { batch: Batch::from(Vec::new()), is_patient: true, unknown, answer };
         super::answer(vec![entry], vec![Outcome::Refused(Refused { step: 0, why })]);
         answered.try_recv().expect("it is answered at once")
     }

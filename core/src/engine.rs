@@ -24,7 +24,7 @@ use crate::step::{
 };
 use crate::storage::{Answer, Error, ErrorKind, Lapsed, Query, Storage};
 use crate::task::{Due, Fence, NewTask, OnConflict, PARENTS_MAX, PAYLOAD_BYTES_MAX, Revision, State, Task};
-use crate::time::Clock;
+use crate::time::{Clock, micros};
 use crate::wake::Hints;
 
 pub(crate) use read::mismatch;
@@ -224,13 +224,14 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         Submitted::Accepted(accepted)
     }
 
-    /// Cancels a task: at once where it waits; where it runs, its worker is told and the handler has a grace.
+    /// Cancels a task, named by its id or its alias: at once where it waits; where it runs, its worker is told and the
+    /// handler has a grace.
     ///
     /// # Errors
     /// After [`ErrorKind::Unknown`] the same cancel again tells.
     pub async fn cancel(&self, id: &TaskId, reason: &str) -> Result<Cancelled, Error> {
         let Some(task) = self.task(id).await? else { return Ok(Cancelled::NotFound) };
-        let mut found = task.state;
+        let (id, mut found) = (&task.id, task.state);
         for _ in 0..DECISION_ROUNDS_MAX {
             let Some(transition) = decide::cancel(id, found, reason) else {
                 return Ok(Cancelled::HadEnded(found));
@@ -286,7 +287,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
                 lapsed.iter().map(|lapsed| Step::Transition(decide::reclaim(lapsed)).into()).collect();
             let mut progress = false;
             let mut failed = None;
-            for (lapsed, outcome) in lapsed.iter().zip(self.0.settles.commit_all(batches).await) {
+            for (lapsed, outcome) in lapsed.iter().zip(self.0.settles.try_all(batches).await) {
                 match outcome {
                     Ok(Outcome::Applied(receipts)) => {
                         log_reclaimed(lapsed, &receipts);
@@ -296,6 +297,8 @@ impl<S: Storage, C: Clock> Engine<S, C> {
                     }
                     // Renewed, settled or reclaimed by another meanwhile.
                     Ok(Outcome::Already(_) | Outcome::Refused(_)) => {}
+                    // Whoever holds its row may settle it; if not, the next sweep comes by again.
+                    Err(error) if error.kind() == ErrorKind::Contended => {}
                     Err(error) => failed = Some(error),
                 }
             }
@@ -327,13 +330,23 @@ impl<S: Storage, C: Clock> Engine<S, C> {
             let overdue: Vec<TaskId> = overdue.iter().filter(is_left).map(|(task, _)| task.clone()).collect();
             let batches = overdue.iter().map(|task| Step::Transition(decide::expire(task)).into()).collect();
             let mut progress = false;
-            for (task, outcome) in overdue.iter().zip(self.0.settles.commit_all(batches).await) {
-                if let Outcome::Applied(_) = outcome? {
-                    tracing::warn!(%task, "deadline passed");
-                    self.0.registry.stop(task, Fence::MAX, &StopReason::LeaseLost);
-                    expired += 1;
-                    progress = true;
+            let mut failed = None;
+            for (task, outcome) in overdue.iter().zip(self.0.settles.try_all(batches).await) {
+                match outcome {
+                    Ok(Outcome::Applied(_)) => {
+                        tracing::warn!(%task, "deadline passed");
+                        self.0.registry.stop(task, Fence::MAX, &StopReason::LeaseLost);
+                        expired += 1;
+                        progress = true;
+                    }
+                    Ok(Outcome::Already(_) | Outcome::Refused(_)) => {}
+                    // As above.
+                    Err(error) if error.kind() == ErrorKind::Contended => {}
+                    Err(error) => failed = Some(error),
                 }
+            }
+            if let Some(error) = failed {
+                return Err(error);
             }
             if !full || !progress {
                 break;
@@ -443,8 +456,8 @@ pub fn check(task: &NewTask) -> Result<(), InvalidTask> {
             format!("has {} bytes; at most {PAYLOAD_BYTES_MAX} fit", task.payload.len()),
         );
     }
-    if task.timeout.is_zero() {
-        return invalid("timeout", "must be longer than nothing".into());
+    if micros(task.timeout) == 0 {
+        return invalid("timeout", "must be at least a microsecond".into());
     }
     if task.deadline == Some(Due::Now) {
         return invalid("deadline", "must be a time or a duration from now".into());

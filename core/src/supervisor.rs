@@ -445,7 +445,9 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
                 Err(error) => {
                     let task = &attempt.lease.task;
                     tracing::warn!(worker = %self.config.id, %task, ?error, "the renewal failed and will be repeated");
-                    self.renew_at(*number, now + self.config.lease / 12);
+                    // Not after the lease has lapsed, which is to be noticed then.
+                    let lapses = attempt.registered.orders().lease_until;
+                    self.renew_at(*number, (now + self.config.lease / 12).min(lapses));
                 }
             }
         }

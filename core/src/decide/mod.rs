@@ -242,7 +242,7 @@ pub fn unrecordable(lease: &Lease, why: &str, entered: Option<Duration>) -> Tran
 }
 
 /// The longest error text that is kept, in characters.
-const TEXT_CHARS_MAX: usize = 16_384;
+pub(crate) const TEXT_CHARS_MAX: usize = 16_384;
 
 /// Text that every store takes.
 pub(crate) fn printable(text: &str) -> String {

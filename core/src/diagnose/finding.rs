@@ -344,6 +344,9 @@ impl Finding {
         Some(match self {
             Finding::QueuePaused(queue) => format!("Resume the queue {queue}."),
             Finding::QueueFull { queue, limit: 0, .. } => format!("Raise or lift the limit of {queue}."),
+            Finding::NoWorker(_) if kind.is_reserved() => {
+                format!("Carry it on with `steadfast run --resume {}`.", facts.task.id)
+            }
             Finding::NoWorker(_) => {
                 format!("Start a worker that claims from queue {queue} and has a handler for kind {kind}.")
             }

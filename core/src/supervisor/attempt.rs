@@ -180,9 +180,10 @@ fn panicked(payload: Box<dyn std::any::Any + Send>) -> Verdict {
     Verdict::Retry { cause: Cause::Panic, error: text, after: None }
 }
 
-/// A verdict whose text every store takes: what a handler says must not be lost for a NUL in it.
+/// A verdict whose text every store takes: what a handler says must not be lost for a NUL in it, or for its length.
 fn storable(verdict: Verdict) -> Verdict {
-    let text = |text: String| if text.contains('\0') { decide::printable(&text) } else { text };
+    let fits = |text: &String| text.len() <= decide::TEXT_CHARS_MAX && !text.contains('\0');
+    let text = |text: String| if fits(&text) { text } else { decide::printable(&text) };
     match verdict {
         Verdict::Retry { cause, error, after } => Verdict::Retry { cause, error: text(error), after },
         Verdict::Fail { cause, error } => Verdict::Fail { cause, error: text(error) },
@@ -320,6 +321,18 @@ mod tests {
         async fn sleep(&self, _: Duration) {
             std::future::pending().await
         }
+    }
+
+    #[test]
+    fn an_error_is_kept_up_to_its_longest() {
+        let kept = |error: String| match storable(Verdict::error(error)) {
+            Verdict::Retry { error, .. } => error,
+            other => panic!("{other:?}"),
+        };
+        let long = |count| "\u{e9}".repeat(count);
+        assert_eq!(kept("a\0b".into()), "a\u{fffd}b");
+        assert_eq!(kept(long(decide::TEXT_CHARS_MAX)), long(decide::TEXT_CHARS_MAX));
+        assert_eq!(kept(long(30 << 20)), long(decide::TEXT_CHARS_MAX));
     }
 
     #[test]

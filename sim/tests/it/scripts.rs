@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join;
+use steadfast_core::engine::Cancelled;
 use steadfast_core::name::{Kind, TaskId};
 use steadfast_core::step::{Batch, Step};
 use steadfast_core::storage::{ErrorKind, Query};
@@ -122,8 +124,58 @@ fn who_holds_one_row_lets_no_other_lease_lapse() {
     held.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
+/// The stranger holds the row of a lapsed task; those who sweep have others to look after.
+#[test]
+fn who_holds_the_row_of_a_lapsed_task_keeps_no_other_from_its_rescue() {
+    let name = "who_holds_the_row_of_a_lapsed_task_keeps_no_other_from_its_rescue";
+    let check = Check::new(name).profiles([Profile::Postgres]);
+    let held = check.script().run(|world| async move {
+        let first = worker(&world, 1);
+        let (client, stranger) = (world.client(), world.client());
+        let held = submit(&client, "held", "steady").await?;
+        sleep(SECOND * 4).await;
+        let holding = stranger.engine().storage().hold(&held, LEASE * 9);
+        let sweeping = async {
+            first.worker(0).crash();
+            let second = worker(&world, 8);
+            let lost = submit(&client, "lost", "steady").await?;
+            sleep(LEASE + SECOND * 3).await;
+            worker(&world, 8);
+            sleep(SECOND / 3).await;
+            let when = world.now();
+            second.worker(0).crash();
+            Ok::<_, Failed>((client.wait(lost).await?, when))
+        };
+        let (held, swept) = join(holding, sweeping).await;
+        held?;
+        let (lost, when) = swept?;
+        let away = lost.claimed_at.expect("it ran").since(when);
+        assert_eq!((lost.state, lost.fence, lost.rescues), (State::Succeeded, 2, 1));
+        assert!(away <= LEASE + SECOND * 2, "it was away for {away:?}");
+        Ok(())
+    });
+    held.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
 fn is_rescue(batch: &Batch) -> bool {
     batch.steps.iter().any(|step| matches!(step, Step::Transition(one) if one.change.rescue))
+}
+
+#[test]
+fn a_cancel_finds_a_task_by_its_alias() {
+    script("a_cancel_finds_a_task_by_its_alias", |world| async move {
+        world.workers(1).handle("named", |context: Context| async move {
+            context.alias(TaskId::trusted("run-7")).await.expect("nobody else has it");
+            std::future::pending().await
+        });
+        let client = world.client();
+        let task = submit(&client, "a", "named").await?;
+        sleep(SECOND * 2).await;
+        let cancelled = client.engine().cancel(&TaskId::trusted("run-7"), "not wanted").await?;
+        assert_eq!(cancelled, Cancelled::Requested);
+        assert_eq!(client.wait(task).await?.state, State::Cancelled);
+        Ok(())
+    });
 }
 
 #[test]
