@@ -397,6 +397,22 @@ pub struct NewTask {
     pub backoff: Backoff,
     /// What must end before.
     pub parents: Vec<Parent>,
+    /// Which of its settings nobody asked for.
+    pub defaulted: Defaulted,
+}
+
+/// Settings that a caller left to the service, which filled them in. They aren't part of the request: by the time it is
+/// sent again, to be on the safe side, the service may have other defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Defaulted {
+    /// [`NewTask::queue`].
+    pub queue: bool,
+    /// [`NewTask::attempts_max`].
+    pub attempts_max: bool,
+    /// [`NewTask::rescues_max`].
+    pub rescues_max: bool,
+    /// [`NewTask::timeout`].
+    pub timeout: bool,
 }
 
 /// Attempts where the caller names none.
@@ -428,11 +444,12 @@ impl NewTask {
             timeout: TIMEOUT,
             backoff: Backoff::default(),
             parents: Vec::new(),
+            defaulted: Defaulted::default(),
         }
     }
 
     /// A number that is equal for equal requests. The id isn't part of it: under one key, ids made by the
-    /// library differ while the request is the same.
+    /// library differ while the request is the same. Nor is what was [defaulted](Defaulted).
     pub fn digest(&self) -> u64 {
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         let mut text = |text: &str| {
@@ -440,7 +457,7 @@ impl NewTask {
             hash.update(text.as_bytes());
         };
         text(self.kind.as_str());
-        text(self.queue.as_str());
+        text(if self.defaulted.queue { "" } else { self.queue.as_str() });
         match &self.slot {
             Some((slot, on_conflict)) => {
                 text(slot.as_str());
@@ -459,13 +476,14 @@ impl NewTask {
             Due::At(at) => (2, at.as_micros()),
         };
         let (due_kind, due) = moment(self.due);
+        let asked = |number, defaulted| if defaulted { -1 } else { number };
         let numbers = [
             i64::from(self.priority),
             i64::from(due_kind),
             due,
-            i64::from(self.attempts_max),
-            i64::from(self.rescues_max),
-            crate::time::micros(self.timeout),
+            asked(i64::from(self.attempts_max), self.defaulted.attempts_max),
+            asked(i64::from(self.rescues_max), self.defaulted.rescues_max),
+            asked(crate::time::micros(self.timeout), self.defaulted.timeout),
             crate::time::micros(self.backoff.min),
             crate::time::micros(self.backoff.max),
         ];
@@ -516,6 +534,26 @@ mod tests {
         let mut other = task("a");
         other.due = Due::After(Duration::from_secs(1));
         assert_ne!(task("a").digest(), other.digest());
+    }
+
+    #[test]
+    fn a_digest_ignores_what_nobody_asked_for() {
+        let all = Defaulted { queue: true, attempts_max: true, rescues_max: true, timeout: true };
+        let task = |attempts_max, defaulted| NewTask {
+            queue: Queue::trusted(format!("q{attempts_max}")),
+            attempts_max,
+            rescues_max: attempts_max,
+            timeout: Duration::from_secs(attempts_max.into()),
+            defaulted,
+            ..NewTask::new(TaskId::trusted("a"), Kind::trusted("scan"), *b"{}")
+        };
+        assert_eq!(task(1, all).digest(), task(2, all).digest());
+        assert_ne!(task(1, Defaulted::default()).digest(), task(2, Defaulted::default()).digest());
+        assert_ne!(
+            task(1, Defaulted::default()).digest(),
+            task(1, all).digest(),
+            "asked for, it is another request"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use steadfast::core::task::{Due, OnConflict, OnParentFailure, Parent};
+use steadfast::core::task::{Defaulted, Due, OnConflict, OnParentFailure, Parent};
 use steadfast::{Key, Kind, NewTask, Queue, Slot, TaskId, Timestamp};
 
 use crate::units;
@@ -186,6 +186,12 @@ impl TaskRequest {
     pub fn into_task(self, defaults: &Defaults) -> NewTask {
         let id = self.id.unwrap_or_else(steadfast::task_id);
         let mut task = NewTask::new(id, self.kind, self.payload);
+        task.defaulted = Defaulted {
+            queue: self.queue.is_none(),
+            attempts_max: self.attempts.is_none(),
+            rescues_max: self.rescues.is_none(),
+            timeout: self.timeout.is_none(),
+        };
         if let Some(queue) = self.queue.or_else(|| defaults.queue.clone()) {
             task.queue = queue;
         }
