@@ -11,7 +11,7 @@ use steadfast_core::{Cause, Clock, Context, Payload, Verdict, decide};
 use super::lines::{LastLine, Watched};
 use super::{Observer, Options};
 use crate::clock::TokioClock;
-use crate::subprocess::{Command, Control, Exit, Finished, Output, SpawnError, spawn};
+use crate::subprocess::{Command, Control, Environment, Exit, Finished, Output, SpawnError, spawn};
 
 /// What exit code 75 (`EX_TEMPFAIL`) means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,12 @@ pub(super) async fn run(
     temporary: TemporaryFailure,
 ) -> Verdict {
     let mut orders = context.orders();
+    if options.server.is_some() && command.environment == Environment::Inherited {
+        // The server stands for the store that this process may have been told of: a command line refuses both.
+        let inherited = std::env::vars_os().filter(|(name, _)| name != "STEADFAST_STORE");
+        command.env.splice(0..0, inherited);
+        command.environment = Environment::Exact;
+    }
     command.env.extend(variables(context, options));
     command.output_bytes_max = Some(options.output_bytes_max);
     command.guard = options.guard.clone();

@@ -63,6 +63,9 @@ pub async fn hear(context: &Context, line: &Line<'_>) {
     }
     if line.stream == Stream::Stdout && line.is_whole() {
         follow(context, line.bytes).await;
+    } else if line.stream == Stream::Stdout && !line.continues && directive(line.bytes) != Ok(None) {
+        let why = if line.cut { "is too long" } else { "has no newline: its end may be missing" };
+        refuse(context, format!("not followed: {:?} {why}", beginning(line.bytes)));
     }
 }
 
@@ -83,15 +86,20 @@ async fn follow(context: &Context, line: &[u8]) {
             };
             stored.map_err(|error| said("alias", id, &error))
         }
-        Err(malformed) => {
-            let line: String = String::from_utf8_lossy(line).chars().take(STDERR_CHARS_MAX).collect();
-            Err(format!("not followed: {line:?}: {malformed}"))
-        }
+        Err(malformed) => Err(format!("not followed: {:?}: {malformed}", beginning(line))),
     };
     if let Err(why) = refused {
-        tracing::warn!(task = %context.task_id(), why, "a directive was not followed");
-        context.log(why);
+        refuse(context, why);
     }
+}
+
+fn refuse(context: &Context, why: String) {
+    tracing::warn!(task = %context.task_id(), why, "a directive was not followed");
+    context.log(why);
+}
+
+fn beginning(line: &[u8]) -> String {
+    String::from_utf8_lossy(line).chars().take(STDERR_CHARS_MAX).collect()
 }
 
 fn said(what: &str, name: &str, error: &ReportError) -> String {

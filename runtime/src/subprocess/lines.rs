@@ -47,9 +47,10 @@ pub struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// Whether this is a whole line: only those may be read as a [`directive`](super::directive()).
+    /// Whether this is a whole line: only those may be read as a [`directive`](super::directive()). What a command wrote
+    /// last without a newline may be the beginning of a line that it couldn't finish.
     pub fn is_whole(&self) -> bool {
-        !self.continues && !self.cut
+        !self.continues && self.newline
     }
 }
 
