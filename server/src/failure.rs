@@ -50,6 +50,14 @@ impl Failure {
         self
     }
 
+    /// Adds to what to do about it.
+    #[must_use]
+    pub fn more_help(mut self, help: impl Into<String>) -> Self {
+        let help = help.into();
+        self.help = Some(self.help.map_or_else(|| help.clone(), |known| format!("{known}; {help}")));
+        self
+    }
+
     /// The same with another exit code.
     #[must_use]
     pub fn exit(mut self, exit: Exit) -> Self {

@@ -158,10 +158,10 @@ pub(super) async fn stats<S: Storage, C: Clock>(
 }
 
 /// The body of pruning.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Older {
-    older: String,
+    older: Option<String>,
 }
 
 /// `POST /v1/prune`, with `{"older": "7d"}`.
@@ -171,9 +171,8 @@ pub(super) async fn prune<S: Storage, C: Clock>(
     sent: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     parameters.none_left("")?;
-    let sent = super::parse::whole(sent)?;
-    let Older { older } =
-        serde_json::from_slice(&sent).map_err(|error| invalid(format!("the body: {error}")))?;
+    let Older { older } = super::parse::body(sent)?;
+    let older = older.ok_or_else(|| invalid("is missing: say how long ago, such as 7d").field("older"))?;
     let older = units::duration(&older).map_err(|why| invalid(why).field("older"))?;
     Ok(answer::json(StatusCode::OK, &api.0.settings.service.prune(older).await?))
 }

@@ -19,9 +19,11 @@ mod relay;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use steadfast::StoreUrl;
 use tokio::signal::unix::SignalKind;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -186,6 +188,24 @@ pub(crate) fn note(text: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "steadfast: {text}");
 }
 
+/// How soon it is noticed that nobody reads stdout any more.
+const READER_LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Waits until whoever reads stdout has gone: a command that follows something may have nothing to write for long.
+async fn nobody_reads() {
+    loop {
+        let stdout = io::stdout();
+        let mut stdout = [PollFd::new(&stdout, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut stdout, Some(&now)).is_ok()
+            && stdout[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
+        {
+            return;
+        }
+        tokio::time::sleep(READER_LOOK_EVERY).await;
+    }
+}
+
 /// How results are written to stdout.
 #[derive(Debug, Clone, Copy)]
 struct Out {
@@ -215,6 +235,34 @@ impl Out {
     }
 }
 
+/// Whether a command works on a store or through a server, so that it must be plain which is meant.
+fn takes_either(command: &Command) -> bool {
+    match command {
+        Command::Submit(_)
+        | Command::Status(_)
+        | Command::List(_)
+        | Command::Watch(_)
+        | Command::Wait(_)
+        | Command::Logs(_)
+        | Command::Diagnose(_)
+        | Command::Cancel(_)
+        | Command::Retry(_)
+        | Command::Slots(_)
+        | Command::Queues
+        | Command::Queue(_)
+        | Command::Prune(_) => true,
+        // The doctor compares both; the others work on a store.
+        Command::Doctor
+        | Command::Serve(_)
+        | Command::Worker(_)
+        | Command::Run(_)
+        | Command::Migrate
+        | Command::Bench(_) => false,
+        #[cfg(feature = "sim")]
+        Command::Sim(_) => false,
+    }
+}
+
 /// What the command is about: a store or a server.
 #[derive(Debug)]
 struct Target {
@@ -239,7 +287,7 @@ impl Target {
         let (store_is_explicit, server_is_explicit) = (explicit("store"), explicit("server"));
         let both = cli.global.store.is_some() && cli.global.server.is_some();
         let is_doctor = matches!(cli.command, Command::Doctor);
-        if both && store_is_explicit == server_is_explicit && !is_doctor {
+        if both && store_is_explicit == server_is_explicit && takes_either(&cli.command) {
             return Err(Failure::new(Exit::Usage, "both a store and a server are named: which is meant?")
                 .help("give one of --store and --server, or unset STEADFAST_STORE or STEADFAST_SERVER"));
         }
@@ -257,16 +305,28 @@ impl Target {
 
     /// The store, for commands that work on nothing else.
     fn store(&self) -> Result<&StoreUrl, Failure> {
-        if self.server_is_explicit {
-            return Err(Failure::new(Exit::Usage, "this command works on a store, not through a server")
-                .help("give --store instead of --server"));
+        self.refuse_server()?;
+        if self.server.is_some() && !self.store_is_named {
+            note(format_args!(
+                "this command works on a store, {}, and not through the server that STEADFAST_SERVER names",
+                self.store
+            ));
         }
         Ok(&self.store)
     }
 
     /// The store, where this very command line names one: for a command that must not stray into the store of everyday.
     fn named_store(&self) -> Result<Option<&StoreUrl>, Failure> {
-        Ok(Some(self.store()?).filter(|_| self.store_is_explicit))
+        self.refuse_server()?;
+        Ok(Some(&self.store).filter(|_| self.store_is_explicit))
+    }
+
+    fn refuse_server(&self) -> Result<(), Failure> {
+        if self.server_is_explicit {
+            return Err(Failure::new(Exit::Usage, "this command works on a store, not through a server")
+                .help("give --store instead of --server"));
+        }
+        Ok(())
     }
 
     /// The store or the server.

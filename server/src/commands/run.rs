@@ -5,6 +5,7 @@
 //! allowed to, carries on.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -177,7 +178,8 @@ impl Here {
         if out.json {
             let json = serde_json::to_string(&TaskJson::new(&task, &[], &self.store_id))
                 .expect("our own types are JSON");
-            eprintln!("{json}");
+            // Where stderr is closed there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "{json}");
         }
         Ok(ExitCode::from(exit_code(&task, exit.as_ref(), interrupt)))
     }

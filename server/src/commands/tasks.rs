@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use steadfast::Kind;
 use steadfast::core::storage::TaskFilter;
 use steadfast::core::task::{Due, OnConflict, PAYLOAD_BYTES_MAX};
+use steadfast::{Kind, TaskId};
 
 use super::{Out, Target, note, tell};
-use crate::backend::Missing;
+use crate::backend::{Backend, Missing};
 use crate::cli;
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
@@ -34,14 +34,24 @@ pub(super) async fn submit(args: cli::Submit, target: &Target, out: Out) -> Resu
         return Err(Failure::new(Exit::Usage, format!("the kind {}", reserved(&kind))));
     }
     let wait = args.wait;
+    let joins = args.on_conflict == Some(OnConflict::Join);
     if target.server.is_none() && std::io::stderr().is_terminal() && !config.kinds().contains(&kind) {
         note(format_args!(
             "no handler for kind {kind:?} is configured here: the task waits until a worker comes that has one"
         ));
     }
-    let request = request(kind, args)?;
+    let mut request = request(kind, args)?;
+    if !joins {
+        // Known here, it can be asked after where the answer is lost. A task with an id of its own can't join another.
+        request.id.get_or_insert_with(steadfast::task_id);
+    }
+    let id = request.id.clone();
     let backend = target.backend(Missing::Create).await?;
-    let submitted = backend.submit(request, &config).await?;
+    let submitted =
+        backend.submit(request, &config).await.map_err(|failure| unanswered(failure, id.as_ref()))?;
+    if wait && std::io::stderr().is_terminal() {
+        note(format_args!("waiting for task {}", submitted.id));
+    }
     if !wait {
         out.write(&submitted, |out| writeln!(out, "{}", submitted.id))?;
         return Ok(ExitCode::SUCCESS);
@@ -50,6 +60,20 @@ pub(super) async fn submit(args: cli::Submit, target: &Target, out: Out) -> Resu
     let task = backend.wait(&id, None, Patience::new(None).answered()).await?;
     out.write(&task, |out| show::page(out, &task))?;
     Ok(ended(&task))
+}
+
+/// Where it isn't known whether the task was stored: how to find out.
+fn unanswered(failure: Failure, id: Option<&TaskId>) -> Failure {
+    match (failure.exit, id) {
+        (Exit::Unreachable, Some(id)) => {
+            let help = format!(
+                "the task may have been stored all the same: `steadfast status {id}` tells; the same again with \
+                --id {id} stores it once"
+            );
+            failure.more_help(help)
+        }
+        _ => failure,
+    }
 }
 
 fn request(kind: Kind, args: cli::Submit) -> Result<TaskRequest, Failure> {
@@ -185,19 +209,33 @@ pub(super) async fn cancel(args: cli::Cancel, target: &Target, out: Out) -> Resu
 }
 
 /// Retries each of them, whatever becomes of the others; the exit code is that of the last failure.
+/// Whether a task is a command of `run`, which no worker's handler is for.
+async fn is_of_run(backend: &Backend, id: &str) -> bool {
+    let Ok(id) = id.parse() else { return false };
+    let task = backend.task(&id, None, Duration::ZERO).await;
+    task.is_ok_and(|task| task.kind == steadfast::exec::RUN_KIND)
+}
+
 pub(super) async fn retry(args: cli::Many, target: &Target, out: Out) -> Result<ExitCode, Failure> {
     let backend = target.backend(Missing::Refuse).await?;
     let mut code = ExitCode::SUCCESS;
     for id in &args.ids {
         match backend.retry(id).await {
-            Ok(retried) => out.write(&retried, |out| {
-                let task = &retried.task;
-                match retried.retry.as_str() {
-                    "now" => writeln!(out, "{id}  runs again now"),
-                    "new" => writeln!(out, "{id}  runs again as {task}"),
-                    _ => writeln!(out, "{id}  was retried before, as {task}, which is {}", retried.state),
-                }
-            })?,
+            Ok(retried) => {
+                let is_of_run =
+                    !out.json && retried.retry == "new" && is_of_run(&backend, &retried.task).await;
+                out.write(&retried, |out| {
+                    let task = &retried.task;
+                    match retried.retry.as_str() {
+                        "now" => writeln!(out, "{id}  runs again now"),
+                        "new" if is_of_run => {
+                            writeln!(out, "{id}  waits as {task}: `steadfast run --resume {task}` runs it")
+                        }
+                        "new" => writeln!(out, "{id}  runs again as {task}"),
+                        _ => writeln!(out, "{id}  was retried before, as {task}, which is {}", retried.state),
+                    }
+                })?;
+            }
             Err(failure) => {
                 tell(&failure, out.json);
                 code = ExitCode::from(failure.exit as u8);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::tasks::ended;
-use super::{Out, Target};
+use super::{Out, Target, nobody_reads};
 use crate::api::{WAIT_MAX, place};
 use crate::backend::Missing;
 use crate::cli;
@@ -17,7 +17,7 @@ use crate::service::LOG_LINES_MAX;
 use crate::show::{cut, state_style};
 use crate::wire::{EventJson, LogLineJson, TaskJson};
 
-/// Shows each revision that is observed, the last one for sure; exits as `wait` does.
+/// Shows each revision that is observed, the last one for sure; exits as `wait` does, or when nobody reads any more.
 pub(super) async fn watch(args: cli::One, target: &Target, out: Out) -> Result<ExitCode, Failure> {
     let backend = target.backend(Missing::Refuse).await?;
     let bar = bar();
@@ -25,7 +25,10 @@ pub(super) async fn watch(args: cli::One, target: &Target, out: Out) -> Result<E
     let mut after = None;
     loop {
         let wait = if after.is_none() { Duration::ZERO } else { WAIT_MAX };
-        let task = patience.ask(async || backend.task(&args.id, after, wait).await).await?;
+        let task = tokio::select! {
+            task = patience.ask(async || backend.task(&args.id, after, wait).await) => task?,
+            () = nobody_reads() => return Ok(ExitCode::SUCCESS),
+        };
         if after.is_some_and(|after| task.rev <= after) {
             continue;
         }
@@ -78,7 +81,10 @@ pub(super) async fn logs(args: cli::Logs, target: &Target, out: Out) -> Result<E
     let mut after = (0, 0);
     loop {
         let wait = if args.follow { WAIT_MAX } else { Duration::ZERO };
-        let log = patience.ask(async || backend.log(&args.id, after, LOG_LINES_MAX, wait).await).await?;
+        let log = tokio::select! {
+            log = patience.ask(async || backend.log(&args.id, after, LOG_LINES_MAX, wait).await) => log?,
+            () = nobody_reads() => return Ok(ExitCode::SUCCESS),
+        };
         match write(&log.lines, out) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
             Err(error) => {

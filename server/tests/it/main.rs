@@ -6,6 +6,7 @@ mod attempts;
 mod place;
 
 mod acts;
+mod again;
 mod bench;
 mod clock_set;
 mod crash;
