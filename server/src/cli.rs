@@ -185,7 +185,7 @@ pub struct Run {
     /// How long the lease lasts: after that long without a sign of life the task can be carried on [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = some_duration)]
     pub lease: Option<Duration>,
-    /// The command and its arguments
+    /// The command and its arguments; its stdin is empty, for it may be carried on elsewhere
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required_unless_present = "resume")]
     pub command: Vec<OsString>,
 }
