@@ -9,7 +9,7 @@ use std::time::Duration;
 use steadfast_core::Verdict;
 use steadfast_core::decide;
 use steadfast_core::name::{Key, Kind, Queue, Slot, TaskId, WorkerId};
-use steadfast_core::step::{Batch, Outcome, QueueLimit, Refusal, Renewal, Step};
+use steadfast_core::step::{Batch, Outcome, Prune, QueueLimit, Refusal, Renewal, Report, Step};
 use steadfast_core::storage::{ClaimRequest, Claimed, Error, Lapsed, Lease};
 use steadfast_core::task::{Backoff, NewTask, OnConflict, OnParentFailure, Parent, State};
 use steadfast_sim::storage::flaws::Flaw;
@@ -141,7 +141,7 @@ const B: usize = 1;
 /// All of them.
 #[must_use]
 pub fn table() -> Vec<Interleaving> {
-    [children(), claims(), attempts(), slots(), keys()].into_iter().flatten().collect()
+    [children(), claims(), attempts(), slots(), keys(), aliases()].into_iter().flatten().collect()
 }
 
 /// A child and its parents.
@@ -331,6 +331,32 @@ fn keys() -> Vec<Interleaving> {
             vec![(A, First), (A, Rest), (B, First), (B, Rest), (A, Commit)],
             ["applied", "error Conflict"],
             vec![("p1", Ready), ("c1", Blocked)],
+        ),
+    ]
+}
+
+/// Another name of a task, and whoever has it already.
+fn aliases() -> Vec<Interleaving> {
+    let named = |name: &str| {
+        let alias = Some(TaskId::trusted("run-7"));
+        Call::Apply(vec![Batch::from(Step::Report(Report {
+            alias,
+            ..Report::new(TaskId::trusted(name), 1)
+        }))])
+    };
+    let kept = Duration::ZERO;
+    let forget =
+        Call::Apply(vec![Batch::from(Step::Prune(Prune { succeeded: kept, otherwise: kept, limit: 10 }))]);
+    let ended = [running("old"), vec![named("old"), settle("old")], running("t")].concat();
+    vec![
+        // Found by reading. It would be told that it has a name by which nobody finds it.
+        plain(
+            "an alias whose owner is forgotten before it is known whose it is",
+            [ended, vec![Call::Advance(Duration::from_secs(1))]].concat(),
+            [named("t"), forget],
+            vec![(A, First), (B, First), (B, Commit), (A, Rest)],
+            ["error Conflict", "applied"],
+            vec![("t", Running)],
         ),
     ]
 }

@@ -78,6 +78,7 @@ async fn give_aliases(
     }
     let reported = reports.iter().map(|(_, report)| RowKey::Task(report.task.clone()));
     let reported = Select::new(Rows::by_keys(table::TASK, reported));
+    transaction.begin_part("reported");
     let locked = by_id(transaction.lock(LockMode::NoKeyUpdate, reported).await?);
     let bring: Vec<(Place, &Report, &TaskId)> = reports
         .iter()
@@ -108,6 +109,7 @@ async fn give_aliases(
     } else {
         transaction.run(Statement::insert_or_nothing(new)).await?;
     }
+    transaction.begin_part("taken");
     let keys = live.iter().map(|(_, _, alias)| RowKey::Alias((*alias).clone()));
     let found = transaction.run(Select::new(Rows::by_keys(table::ALIAS, keys)).into()).await?;
     let owner = |alias: &TaskId| {

@@ -89,7 +89,11 @@ const FIND_LEFT: &str = "_left := ARRAY(
         AND one.step NOT IN (SELECT step FROM unnest(o_step, o_what) AS e(step, what) WHERE what = 1)); ";
 
 /// The stops of the function that keeps house and reports.
-const KEEP_STOPS: [(&Statement, usize, &str); 1] = [(&s::keep::REPORT, 0, "'report'")];
+const KEEP_STOPS: [(&Statement, usize, &str); 3] = [
+    (&s::keep::LOCK_REPORTED, 0, "'reported'"),
+    (&s::keep::FIND_TAKEN, 0, "'taken'"),
+    (&s::keep::REPORT, 0, "'report'"),
+];
 
 /// D6's mistake: the count is as old as the wait for the lock.
 const FOLDED_LIMITS: &str = "SELECT array_agg(name), array_agg(concurrency), min(running)
@@ -305,7 +309,7 @@ impl SteppedStage<'_> {
 
 /// The parts by name.
 fn known(part: &str) -> &'static str {
-    const PARTS: [&str; 21] = [
+    const PARTS: [&str; 23] = [
         "begin",
         "commit",
         "limits",
@@ -326,6 +330,8 @@ fn known(part: &str) -> &'static str {
         "children",
         "release",
         "waiters",
+        "reported",
+        "taken",
         "report",
     ];
     PARTS.into_iter().find(|one| *one == part).expect("a part's name")
