@@ -61,10 +61,9 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Does what the command line says; whoever only asks or waits may be interrupted at any moment. The others end in ways of
-/// their own.
-async fn dispatch_unless_interrupted(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
-    let ends_by_itself = match cli.command {
+/// Whether a command ends in a way of its own when it is interrupted.
+fn ends_by_itself(command: &Command) -> bool {
+    match command {
         Command::Serve(_) | Command::Worker(_) | Command::Run(_) | Command::Bench(_) => true,
         #[cfg(feature = "sim")]
         Command::Sim(_) => true,
@@ -83,8 +82,12 @@ async fn dispatch_unless_interrupted(cli: Cli, matches: &ArgMatches) -> Result<E
         | Command::Migrate
         | Command::Prune(_)
         | Command::Doctor => false,
-    };
-    if ends_by_itself {
+    }
+}
+
+/// Does what the command line says; whoever only asks or waits may be interrupted at any moment.
+async fn dispatch_unless_interrupted(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
+    if ends_by_itself(&cli.command) {
         return dispatch(cli, matches).await;
     }
     tokio::select! {
@@ -235,32 +238,10 @@ impl Out {
     }
 }
 
-/// Whether a command works on a store or through a server, so that it must be plain which is meant.
+/// Whether a command works on a store or through a server, so that it must be plain which is meant. The doctor compares
+/// both, and what runs here works on a store.
 fn takes_either(command: &Command) -> bool {
-    match command {
-        Command::Submit(_)
-        | Command::Status(_)
-        | Command::List(_)
-        | Command::Watch(_)
-        | Command::Wait(_)
-        | Command::Logs(_)
-        | Command::Diagnose(_)
-        | Command::Cancel(_)
-        | Command::Retry(_)
-        | Command::Slots(_)
-        | Command::Queues
-        | Command::Queue(_)
-        | Command::Prune(_) => true,
-        // The doctor compares both; the others work on a store.
-        Command::Doctor
-        | Command::Serve(_)
-        | Command::Worker(_)
-        | Command::Run(_)
-        | Command::Migrate
-        | Command::Bench(_) => false,
-        #[cfg(feature = "sim")]
-        Command::Sim(_) => false,
-    }
+    !ends_by_itself(command) && !matches!(command, Command::Doctor | Command::Migrate)
 }
 
 /// What the command is about: a store or a server.
