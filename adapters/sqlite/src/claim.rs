@@ -164,3 +164,33 @@ fn json(kinds: &[Kind]) -> String {
     json.push(']');
     json
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+    use steadfast_core::WorkerId;
+
+    use super::*;
+    use crate::{Options, schema};
+
+    #[test]
+    fn statements_are_prepared_once() {
+        let opened = schema::open_writer(&Options::in_memory()).expect("it opens");
+        let mut claims = Claims::new(&opened.conn).expect("prepared");
+        for time in 1..4 {
+            let request = ClaimRequest {
+                worker: WorkerId::trusted("w1"),
+                queues: vec![Queue::default_queue()],
+                kinds: vec![Kind::trusted("scan")],
+                limit: time,
+                lease: Duration::from_secs(30),
+            };
+            let mut tx = Tx::at(Timestamp::from_micros(1_000_000 * i64::from(time)));
+            claims.claim(&mut tx, &request).expect("claimed");
+        }
+        let Claims { promote, limit, running, ready, lease, next_due } = &claims;
+        for statement in [promote, limit, running, ready, lease, next_due] {
+            assert_eq!(statement.get_status(StatementStatus::RePrepare), 0, "{statement:?}");
+        }
+    }
+}

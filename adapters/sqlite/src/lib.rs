@@ -37,9 +37,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use steadfast_core::storage::{ClaimRequest, Claimed, Query, View};
+use steadfast_core::task::Due;
 use steadfast_core::time::ManualClock;
-use steadfast_core::wake::{Hints, Wake};
-use steadfast_core::{Batch, Error, ErrorKind, Outcome, Storage, StoreId};
+use steadfast_core::wake::{Hint, Hints, Wake};
+use steadfast_core::{Batch, Error, ErrorKind, Outcome, Step, Storage, StoreId};
 
 use crate::answer::Limits;
 use crate::clock::StoreClock;
@@ -191,10 +192,16 @@ impl Storage for SqliteStorage {
 
     async fn apply(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
         let batches = batches.to_vec();
-        self.0
-            .writer
-            .call(&self.0.limits, ErrorKind::Unknown, |answer| WriteCall::Apply(batches, answer))
-            .await
+        let may_be_ready = batches.iter().flat_map(|batch| &batch.steps).any(may_be_ready);
+        let call = |answer| WriteCall::Apply(batches, answer);
+        // An idle worker asks at once, and gets the task out of the very transaction that stores it. (The hint after the
+        // commit comes all the same: this call may have to wait, or to be sent again.)
+        let hint = || {
+            if may_be_ready {
+                self.0.common.wake.notify(Hint::READY);
+            }
+        };
+        self.0.writer.call_then(&self.0.limits, ErrorKind::Unknown, call, hint).await
     }
 
     async fn read(&self, query: &Query) -> Result<View, Error> {
@@ -218,6 +225,11 @@ impl Storage for SqliteStorage {
         }
         self.0.common.wake.listen()
     }
+}
+
+/// Whether the step inserts a task that has nothing to wait for but, perhaps, its slot.
+fn may_be_ready(step: &Step) -> bool {
+    matches!(step, Step::Insert(insert) if insert.task.due == Due::Now && insert.task.parents.is_empty())
 }
 
 impl fmt::Debug for SqliteStorage {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use steadfast_core::{Error, ErrorKind, StoreId};
 
@@ -108,6 +109,9 @@ fn configure(conn: &mut Connection, options: &Options) -> rusqlite::Result<()> {
         Synchronous::Full => "FULL",
         Synchronous::Normal => "NORMAL",
     };
+    // Plans by the statement alone, and not by what is bound to it: SQLite would else prepare a claim's statements anew
+    // each time that another time or limit is bound to them.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.execute_batch(&format!("PRAGMA temp_store = MEMORY; PRAGMA synchronous = {synchronous};"))
 }
 

@@ -55,6 +55,17 @@ impl<C: Send + 'static> Threads<C> {
         lost: ErrorKind,
         call: impl FnOnce(Answer<T>) -> C,
     ) -> Result<T, Error> {
+        self.call_then(limits, lost, call, || {}).await
+    }
+
+    /// The same, and does something else as soon as the call is in its place among the others.
+    pub(crate) async fn call_then<T: Send + 'static>(
+        &self,
+        limits: &Limits,
+        lost: ErrorKind,
+        call: impl FnOnce(Answer<T>) -> C,
+        then: impl FnOnce(),
+    ) -> Result<T, Error> {
         let (answer, answered) = limits.answer(lost);
         self.sender().try_send(call(answer)).map_err(|error| match error {
             TrySendError::Full(_) => {
@@ -65,6 +76,7 @@ impl<C: Send + 'static> Threads<C> {
                 Error::new(ErrorKind::Broken, "the store's thread has ended: this is a bug")
             }
         })?;
+        then();
         answered.await.unwrap_or_else(|_| {
             Err(Error::new(lost, "the store's thread ended during the call: this is a bug"))
         })
@@ -97,6 +109,11 @@ impl<C> Calls<C> {
     /// The next call; a timeout where none comes for this long, and `Disconnected` at the end.
     pub(crate) fn next(&self, patience: Duration) -> Result<C, RecvTimeoutError> {
         self.lock().recv_timeout(patience)
+    }
+
+    /// The call that waits already, if one does.
+    pub(crate) fn now(&self) -> Option<C> {
+        self.lock().try_recv().ok()
     }
 
     /// Serves every call, up to the end.

@@ -1,8 +1,11 @@
 //! The thread that writes. It owns the one connection that does, and serves calls in the order in which they came,
 //! each in a transaction of its own: an error is the fate of one call, and nobody else's.
 //!
-//! (Several calls could share a commit. That they don't is deliberate: whoever wants many writes in one commit puts
-//! them into one call, as the core's committer does, where the simulator explores it.)
+//! One exception: claims that have come in behind a call that applies steps share its commit, and so its sync to the
+//! disk. Each has a savepoint and a clock reading of its own; to everybody else it is as if they had been committed one
+//! right after the other. Together with an early hint (see [`SqliteStorage::apply`](crate::SqliteStorage)) an idle worker
+//! holds a new task after one commit in place of two. (Calls that apply steps don't share commits: whoever wants that
+//! puts them into one call, as the core's committer does, where the simulator explores it.)
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -74,6 +77,7 @@ pub(crate) fn run(common: &Common, conn: &Connection, data_version: i64, calls: 
     };
     let mut looked = Instant::now();
     let mut kept = Instant::now();
+    let mut taken = None;
     loop {
         let is_watched = common.is_watched.load(Ordering::Relaxed);
         if is_watched && looked.elapsed() >= WATCH_EVERY {
@@ -84,8 +88,12 @@ pub(crate) fn run(common: &Common, conn: &Connection, data_version: i64, calls: 
             writer.keep_clock();
             kept = Instant::now();
         }
-        match calls.next(if is_watched { WATCH_EVERY } else { KEEP_EVERY }) {
-            Ok(call) => writer.serve(call),
+        let next = match taken.take() {
+            Some(call) => Ok(call),
+            None => calls.next(if is_watched { WATCH_EVERY } else { KEEP_EVERY }),
+        };
+        match next {
+            Ok(call) => taken = writer.serve(call, calls),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -103,12 +111,18 @@ impl WriteCall {
     }
 }
 
+/// A claim that shares another call's commit, and what it got.
+type Joined = (Answer<Claimed>, Result<Claimed, Error>);
+
 /// The connection with every statement prepared.
 struct Writer<'c> {
     common: &'c Common,
     conn: &'c Connection,
     begin: Statement<'c>,
     commit: Statement<'c>,
+    savepoint: Statement<'c>,
+    release: Statement<'c>,
+    undo: Statement<'c>,
     clock: Statement<'c>,
     has_limits: Statement<'c>,
     data_version: Statement<'c>,
@@ -125,6 +139,9 @@ impl<'c> Writer<'c> {
             conn,
             begin: conn.prepare("BEGIN IMMEDIATE")?,
             commit: conn.prepare("COMMIT")?,
+            savepoint: conn.prepare("SAVEPOINT claim")?,
+            release: conn.prepare("RELEASE claim")?,
+            undo: conn.prepare("ROLLBACK TO claim")?,
             clock: conn.prepare(clock::READ)?,
             has_limits: conn.prepare("SELECT EXISTS (SELECT 1 FROM queue WHERE concurrency IS NOT NULL)")?,
             data_version: conn.prepare("PRAGMA data_version")?,
@@ -135,34 +152,99 @@ impl<'c> Writer<'c> {
         })
     }
 
-    fn serve(&mut self, call: WriteCall) {
+    /// Serves a call, and maybe claims behind it; returns the call that it took and didn't serve.
+    fn serve(&mut self, call: WriteCall, calls: &Calls<WriteCall>) -> Option<WriteCall> {
         match call {
             WriteCall::Claim(_, answer) if !answer.begin(self.conn) => {}
             WriteCall::Apply(_, answer) if !answer.begin(self.conn) => {}
             WriteCall::Claim(request, answer) => {
-                let claimed = self.transact("claim from", |writer, tx| writer.claims.claim(tx, &request));
+                let claimed = self.transact("claim from", |writer| {
+                    writer.work(|writer, tx| writer.claims.claim(tx, &request))
+                });
                 answer.send(claimed);
             }
             WriteCall::Apply(batches, answer) => {
-                let outcomes =
-                    self.transact("apply steps to", |writer, tx| writer.steps.apply_all(tx, &batches));
+                let (mut joined, mut taken) = (Vec::new(), None);
+                let outcomes = self.transact("apply steps to", |writer| {
+                    let (outcomes, mut hint) =
+                        writer.work(|writer, tx| writer.steps.apply_all(tx, &batches))?;
+                    taken = writer.serve_claims(calls, &mut joined, &mut hint)?;
+                    Ok((outcomes, hint))
+                });
+                for (answer, claimed) in joined {
+                    answer.send(outcomes.as_ref().map_err(Error::clone).and(claimed));
+                }
                 answer.send(outcomes);
+                return taken;
             }
             WriteCall::Read(call) => self.reader.serve(call),
             WriteCall::Watch => {}
         }
+        None
+    }
+
+    /// Serves the claims that wait already, inside the transaction of the call before them; returns the call that it took
+    /// and that is no claim. An error is the transaction's, and everybody's in it.
+    fn serve_claims(
+        &mut self,
+        calls: &Calls<WriteCall>,
+        joined: &mut Vec<Joined>,
+        hint: &mut Hint,
+    ) -> rusqlite::Result<Option<WriteCall>> {
+        while let Some(call) = calls.now() {
+            let WriteCall::Claim(request, answer) = call else { return Ok(Some(call)) };
+            if !answer.begin(self.conn) {
+                continue;
+            }
+            match self.claim_within(&request, hint) {
+                Ok(claimed) => joined.push((answer, claimed)),
+                Err(error) => {
+                    joined.push((answer, Err(self.claim_failed(&error))));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A claim inside the transaction of the call before it, or nothing of it. The outer error is the transaction's.
+    fn claim_within(
+        &mut self,
+        request: &ClaimRequest,
+        hint: &mut Hint,
+    ) -> rusqlite::Result<Result<Claimed, Error>> {
+        self.savepoint.execute([])?;
+        match self.work(|writer, tx| writer.claims.claim(tx, request)) {
+            Ok((claimed, of_claim)) => {
+                self.release.execute([])?;
+                hint.ready |= of_claim.ready;
+                hint.changed |= of_claim.changed;
+                Ok(Ok(claimed))
+            }
+            // SQLite has rolled everything back: what followed would be committed by itself.
+            Err(error) if self.conn.is_autocommit() => Err(error),
+            Err(error) => {
+                self.undo.execute([])?;
+                self.release.execute([])?;
+                Ok(Err(self.claim_failed(&error)))
+            }
+        }
+    }
+
+    fn claim_failed(&self, error: &rusqlite::Error) -> Error {
+        classed(format_args!("claim from {}", self.common.name), error)
     }
 
     /// Runs one write transaction, and wakes whom it concerns.
     fn transact<T>(
         &mut self,
         verb: &str,
-        work: impl FnOnce(&mut Self, &mut Tx) -> rusqlite::Result<T>,
+        work: impl FnOnce(&mut Self) -> rusqlite::Result<(T, Hint)>,
     ) -> Result<T, Error> {
         let name = &self.common.name;
         // IMMEDIATE takes the write lock before anything is read, so that nothing is decided on an old snapshot.
         self.begin.execute([]).map_err(|error| classed(format_args!("{verb} {name}"), &error))?;
-        let (value, hint) = self.work(work).map_err(|error| {
+        let (value, hint) = work(self).map_err(|error| {
             self.roll_back();
             classed(format_args!("{verb} {name}"), &error)
         })?;
@@ -176,7 +258,7 @@ impl<'c> Writer<'c> {
         Ok(value)
     }
 
-    /// The part of a transaction between its BEGIN and its COMMIT.
+    /// One call's part of a transaction.
     fn work<T>(
         &mut self,
         work: impl FnOnce(&mut Self, &mut Tx) -> rusqlite::Result<T>,
@@ -198,7 +280,7 @@ impl<'c> Writer<'c> {
     fn keep_clock(&mut self) {
         if self.common.clock.must_be_kept() {
             // What fails now is made up for by the next call, or a second later.
-            let _ = self.transact("keep the clock of", |_, _| Ok(()));
+            let _ = self.transact("keep the clock of", |writer| writer.work(|_, _| Ok(())));
         }
     }
 

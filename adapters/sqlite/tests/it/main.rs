@@ -1,5 +1,6 @@
 //! What is SQLite's own. The contract itself is checked by the conformance suite in `tests/`.
 
+mod joining;
 mod limits;
 mod migrating;
 mod opening;
@@ -69,14 +70,17 @@ async fn claim(storage: &SqliteStorage, limit: u32) -> Claimed {
 }
 
 async fn claim_as(storage: &SqliteStorage, worker: WorkerId, limit: u32) -> Claimed {
-    let request = ClaimRequest {
+    storage.claim(&claim_request(worker, limit)).await.expect("claimed")
+}
+
+fn claim_request(worker: WorkerId, limit: u32) -> ClaimRequest {
+    ClaimRequest {
         worker,
         queues: vec![Queue::default_queue()],
         kinds: vec![Kind::trusted("scan")],
         limit,
         lease: Duration::from_secs(30),
-    };
-    storage.claim(&request).await.expect("claimed")
+    }
 }
 
 async fn task(storage: &SqliteStorage, id: &str) -> Option<Task> {
