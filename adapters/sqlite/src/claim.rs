@@ -65,10 +65,13 @@ impl<'c> Claims<'c> {
             if tasks.len() >= usize::try_from(request.limit).unwrap_or(usize::MAX) {
                 break;
             }
-            let promoted = self.promote.execute((queue.as_str(), now, promotable))?;
-            promotable -= u32::try_from(promoted).expect("promoted at most PROMOTED_MAX");
-            // Other workers may want what this one leaves.
-            tx.hint.ready |= promoted > 0;
+            // Looked at first: an update opens every index, and mostly nothing is due.
+            if self.due_at(queue)?.is_some_and(|due_at| due_at <= tx.now) {
+                let promoted = self.promote.execute((queue.as_str(), now, promotable))?;
+                promotable -= u32::try_from(promoted).expect("promoted at most PROMOTED_MAX");
+                // Other workers may want what this one leaves.
+                tx.hint.ready |= promoted > 0;
+            }
             let room = request.limit - u32::try_from(tasks.len()).expect("claimed at most the limit");
             let room = self.room(queue, room)?;
             if room > 0 {
@@ -131,14 +134,18 @@ impl<'c> Claims<'c> {
     fn next_due(&mut self, now: Timestamp, queues: &[Queue]) -> rusqlite::Result<Option<Duration>> {
         let mut next: Option<Duration> = None;
         for queue in queues {
-            let due_at = self.next_due.query_one([queue.as_str()], |row| optional(row, 0, time))?;
-            let wait = due_at.map(|due_at| due_at.since(now));
+            let wait = self.due_at(queue)?.map(|due_at| due_at.since(now));
             next = match (next, wait) {
                 (Some(next), Some(wait)) => Some(next.min(wait)),
                 (next, wait) => next.or(wait),
             };
         }
         Ok(next)
+    }
+
+    /// When the next scheduled task of a queue is due.
+    fn due_at(&mut self, queue: &Queue) -> rusqlite::Result<Option<Timestamp>> {
+        self.next_due.query_one([queue.as_str()], |row| optional(row, 0, time))
     }
 }
 
