@@ -31,7 +31,7 @@ pub const CALLS: usize = 60;
 /// What empties the tables of the PostgreSQL adapter in this schema between two programs.
 #[must_use]
 pub fn empty_postgres(schema: &str) -> String {
-    let tables = ["task", "edge", "attempt", "queue", "log", "checkpoint", "alias", "worker"];
+    let tables = ["task", "edge", "attempt", "queue", "log", "checkpoint", "alias", "ended", "worker"];
     let named = tables.map(|table| format!("\"{schema}\".{table}"));
     format!("truncate {} restart identity", named.join(", "))
 }

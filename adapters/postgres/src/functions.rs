@@ -232,6 +232,12 @@ DECLARE
     _bad integer[];
     _done integer[] := '{}';
     _ended text[];
+    _ended_well text[];
+    _ended_otherwise text[];
+    _ended_well_keyed text[];
+    _ended_otherwise_keyed text[];
+    _more text[];
+    _more_keyed text[];
     _again text[];
     _again_attempt integer[];
     _children text[];
@@ -288,10 +294,11 @@ BEGIN{CHECK}
 
     -- First all tasks,
     IF cardinality(_m_step) > 0 THEN
-        {MOVE} INTO o_step, o_state, o_rev, o_fence, o_cancelling, _ended, _again, _again_attempt, _some_ready,
-            _some_displaced, _some;
+        {MOVE} INTO o_step, o_state, o_rev, o_fence, o_cancelling, _ended_well, _ended_otherwise, _ended_well_keyed,
+            _ended_otherwise_keyed, _again, _again_attempt, _some_ready, _some_displaced, _some;
         o_what := NULL;
         RETURN NEXT;
+        _ended := _ended_well || _ended_otherwise || _ended_well_keyed || _ended_otherwise_keyed;
         _freed := _freed || _some;
         _ready := _some_ready;
         _changed := _some_displaced;
@@ -331,7 +338,10 @@ BEGIN{CHECK}
     WHILE _ended IS NOT NULL LOOP
         {LOCK_CHILDREN} INTO _children;
         EXIT WHEN _children IS NULL;
-        {RELEASE} INTO _ended, _some_ready, _some;
+        {RELEASE} INTO _more, _more_keyed, _some_ready, _some;
+        _ended := _more || _more_keyed;
+        _ended_otherwise := _ended_otherwise || _more;
+        _ended_otherwise_keyed := _ended_otherwise_keyed || _more_keyed;
         _freed := _freed || _some;
         _ready := _ready OR _some_ready;
         _released := true;
@@ -344,11 +354,13 @@ BEGIN{CHECK}
             {FIND_WAITING} INTO _waiting;
         END IF;
         {NOW} INTO _now;
-        {INSERT} INTO o_task, o_state, o_rev, _some_ready;
+        {INSERT} INTO o_task, o_state, o_rev, _some_ready, _more, _more_keyed;
         o_what := NULL; o_step := NULL; o_fence := NULL; o_cancelling := NULL;
         RETURN NEXT;
         _ready := _ready OR _some_ready;
         _stored := coalesce(o_task, '{}');
+        _ended_otherwise := _ended_otherwise || _more;
+        _ended_otherwise_keyed := _ended_otherwise_keyed || _more_keyed;
         IF cardinality(_e_at) > 0 THEN
             {INSERT_EDGES};
         END IF;
@@ -386,6 +398,10 @@ BEGIN{CHECK}
         END IF;
     END IF;
 
+    IF coalesce(_ended_well, _ended_otherwise, _ended_well_keyed, _ended_otherwise_keyed) IS NOT NULL THEN
+        {SHELVE};
+    END IF;
+
     o_what := NULL; o_step := NULL; o_task := NULL; o_state := NULL; o_rev := NULL; o_fence := NULL;
     o_cancelling := NULL;
     o_hints := _ready::integer + 2 * _changed::integer;
@@ -406,6 +422,7 @@ DECLARE
     _otherwise bigint;
     _max bigint;
     _kept bigint := {key_kept};
+    _lists bigint[];
     _forgotten text[];
 BEGIN{CHECK}
     IF NOT _alone THEN
@@ -454,8 +471,14 @@ BEGIN{CHECK}
         _succeeded := _p_succeeded[_prune];
         _otherwise := _p_otherwise[_prune];
         _max := _p_limit[_prune];
-        {CHOOSE_ENDED} INTO _forgotten;
-        IF _forgotten IS NOT NULL THEN
+        _forgotten := '{}';
+        {CHOOSE_LISTS} INTO _lists;
+        IF _lists IS NOT NULL THEN
+            {CHOOSE_ENDED} INTO _forgotten;
+            {SHELVE_AGAIN};
+            {REMOVE_LISTS};
+        END IF;
+        IF cardinality(_forgotten) > 0 THEN
             {FORGET_ATTEMPTS};
             {FORGET_LINES};
             {FORGET_CHECKPOINTS};
@@ -467,7 +490,7 @@ BEGIN{CHECK}
         {FORGET_WORKERS};
         o_what := NULL; o_task := NULL;
         o_step := ARRAY[_p_step[_prune]];
-        o_rev := ARRAY[coalesce(cardinality(_forgotten), 0)];
+        o_rev := ARRAY[cardinality(_forgotten)];
         RETURN NEXT;
     END LOOP;
     o_what := NULL; o_step := NULL; o_task := NULL; o_rev := NULL;

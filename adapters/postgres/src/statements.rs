@@ -200,10 +200,11 @@ statements! {
                 AND (x.overdue IS NULL OR t.deadline_at <= :now::bigint)
             RETURNING x.step, t.id, t.state, t.rev, t.fence, t.cancel IS NOT NULL AS cancelling,
                 t.attempt + coalesce(x.back, 0) AS attempt, x.fence IS NULL AS displaced,
-                CASE WHEN t.state > 3 AND NOT t.slot_waiting THEN t.slot END AS freed
+                CASE WHEN t.state > 3 AND NOT t.slot_waiting THEN t.slot END AS freed, t.key IS NOT NULL AS keyed
         )
         SELECT array_agg(step), array_agg(state), array_agg(rev), array_agg(fence), array_agg(cancelling),
-            array_agg(id) FILTER (WHERE state > 3),
+            array_agg(id) FILTER (WHERE state = 4 AND NOT keyed), array_agg(id) FILTER (WHERE state > 4 AND NOT keyed),
+            array_agg(id) FILTER (WHERE state = 4 AND keyed), array_agg(id) FILTER (WHERE state > 4 AND keyed),
             array_agg(id) FILTER (WHERE state < 3 AND fence > 0),
             array_agg(attempt) FILTER (WHERE state < 3 AND fence > 0),
             coalesce(bool_or(state = 2), false), coalesce(bool_or(displaced), false),
@@ -364,9 +365,11 @@ statements! {
                     OR NOT EXISTS (SELECT 1 FROM task AS h
                         WHERE h.slot = x.slot AND h.slot IS NOT NULL AND h.state < 4 AND NOT h.slot_waiting))
             ON CONFLICT DO NOTHING
-            RETURNING id, state, rev
+            RETURNING id, state, rev, key IS NOT NULL AS keyed
         )
-        SELECT array_agg(id), array_agg(state), array_agg(rev), coalesce(bool_or(state = 2), false) FROM inserted";
+        SELECT array_agg(id), array_agg(state), array_agg(rev), coalesce(bool_or(state = 2), false),
+            array_agg(id) FILTER (WHERE state > 4 AND NOT keyed), array_agg(id) FILTER (WHERE state > 4 AND keyed)
+        FROM inserted";
 
     /// Whether a new task waits for one that the same batch was to store before it and somebody else has stored: it is
     /// neither locked nor stored here, and may end without seeing who waits.
@@ -447,9 +450,11 @@ statements! {
                 WHERE edge.parent = ANY(:ended::text[]) AND NOT edge.gone
                 GROUP BY edge.child) AS e
             WHERE c.id = e.child AND c.state = 0
-            RETURNING c.id, c.state, CASE WHEN c.state = 5 AND NOT c.slot_waiting THEN c.slot END AS freed
+            RETURNING c.id, c.state, CASE WHEN c.state = 5 AND NOT c.slot_waiting THEN c.slot END AS freed,
+                c.key IS NOT NULL AS keyed
         )
-        SELECT array_agg(id) FILTER (WHERE state = 5), coalesce(bool_or(state = 2), false),
+        SELECT array_agg(id) FILTER (WHERE state = 5 AND NOT keyed), array_agg(id) FILTER (WHERE state = 5 AND keyed),
+            coalesce(bool_or(state = 2), false),
             coalesce(array_agg(freed) FILTER (WHERE freed IS NOT NULL), '{}')
         FROM released";
 
@@ -477,6 +482,17 @@ statements! {
             RETURNING state
         )
         SELECT coalesce(bool_or(state = 2), false) FROM holders";
+
+    // ---- ends ----
+
+    /// Lists what the call has ended for those who prune, by outcome and by whether a key has to be kept. An index on
+    /// tasks would be written for each of them.
+    SHELVE = "
+        INSERT INTO ended (shelf, at, size, tasks)
+        SELECT x.shelf, moment(:clock::bigint), cardinality(x.tasks), x.tasks
+        FROM (VALUES (0::smallint, :ended_well::text[]), (1::smallint, :ended_otherwise::text[]),
+            (2::smallint, :ended_well_keyed::text[]), (3::smallint, :ended_otherwise_keyed::text[])) AS x(shelf, tasks)
+        WHERE x.tasks IS NOT NULL";
 
     // ---- queues ----
 

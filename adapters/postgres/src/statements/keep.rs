@@ -115,25 +115,53 @@ statements! {
 
     // ---- pruning ----
 
-    /// Chooses tasks that ended long ago, the longest ended first, each state by its index, and locks them. What
-    /// somebody else has locked, a pruner or one who adds a child, is left for another time.
-    CHOOSE_ENDED = "
-        SELECT array_agg(id)
-        FROM (SELECT id FROM task WHERE id = ANY(ARRAY(
-                SELECT id FROM (
-                    (SELECT id, finished_at FROM task WHERE state = 4 AND finished_at <= :now::bigint - :succeeded::bigint
-                        AND (key IS NULL OR finished_at <= :now::bigint - :kept::bigint)
-                    ORDER BY finished_at, id LIMIT :max::bigint)
-                    UNION ALL
-                    (SELECT id, finished_at FROM task WHERE state = 5 AND finished_at <= :now::bigint - :otherwise::bigint
-                        AND (key IS NULL OR finished_at <= :now::bigint - :kept::bigint)
-                    ORDER BY finished_at, id LIMIT :max::bigint)
-                    UNION ALL
-                    (SELECT id, finished_at FROM task WHERE state = 6 AND finished_at <= :now::bigint - :otherwise::bigint
-                        AND (key IS NULL OR finished_at <= :now::bigint - :kept::bigint)
-                    ORDER BY finished_at, id LIMIT :max::bigint)
-                ) AS oldest ORDER BY finished_at, id LIMIT :max::bigint))
+    /// Chooses and locks as many of the shelves' oldest lists as hold the tasks that are wanted. What another pruner has
+    /// locked is left to it.
+    CHOOSE_LISTS = "
+        SELECT array_agg(number)
+        FROM (SELECT number FROM ended WHERE number = ANY(ARRAY(
+                SELECT number FROM (
+                    SELECT number, sum(size) OVER (ORDER BY at, number) - size AS before FROM (
+                        (SELECT number, at, size FROM ended WHERE shelf = 0 AND at <= :now::bigint - :succeeded::bigint
+                        ORDER BY at, number LIMIT :max::bigint)
+                        UNION ALL
+                        (SELECT number, at, size FROM ended WHERE shelf = 1 AND at <= :now::bigint - :otherwise::bigint
+                        ORDER BY at, number LIMIT :max::bigint)
+                        UNION ALL
+                        (SELECT number, at, size FROM ended
+                        WHERE shelf = 2 AND at <= :now::bigint - greatest(:succeeded::bigint, :kept::bigint)
+                        ORDER BY at, number LIMIT :max::bigint)
+                        UNION ALL
+                        (SELECT number, at, size FROM ended
+                        WHERE shelf = 3 AND at <= :now::bigint - greatest(:otherwise::bigint, :kept::bigint)
+                        ORDER BY at, number LIMIT :max::bigint)
+                    ) AS fronts
+                ) AS counted WHERE before < :max::bigint))
             FOR UPDATE SKIP LOCKED) AS locked";
+
+    /// Chooses their tasks, the longest ended first, and locks them. What somebody else has locked, one who adds a
+    /// child, is left for another time. A task's own time decides: its list may be an older one's of the same id.
+    CHOOSE_ENDED = "
+        SELECT coalesce(array_agg(id), '{}')
+        FROM (SELECT id FROM task WHERE id = ANY(ARRAY(
+                SELECT x.id FROM ended, unnest(tasks) WITH ORDINALITY AS x(id, place)
+                WHERE number = ANY(:lists::bigint[]) ORDER BY at, number, place LIMIT :max::bigint))
+                AND state > 3
+                AND finished_at <= :now::bigint - CASE state WHEN 4 THEN :succeeded::bigint ELSE :otherwise::bigint END
+                AND (key IS NULL OR finished_at <= :now::bigint - :kept::bigint)
+            FOR UPDATE SKIP LOCKED) AS locked";
+
+    /// Lists the others again.
+    SHELVE_AGAIN = "
+        INSERT INTO ended (shelf, at, size, tasks)
+        SELECT ended.shelf, ended.at, count(*), array_agg(x.id ORDER BY x.place)
+        FROM ended, unnest(tasks) WITH ORDINALITY AS x(id, place)
+        WHERE number = ANY(:lists::bigint[]) AND x.id <> ALL(:forgotten::text[])
+            AND EXISTS (SELECT 1 FROM task WHERE task.id = x.id AND state > 3)
+        GROUP BY number";
+
+    /// Takes the lists away.
+    REMOVE_LISTS = "DELETE FROM ended WHERE number = ANY(:lists::bigint[])";
 
     /// Forgets what belongs to them.
     FORGET_ATTEMPTS = "DELETE FROM attempt WHERE task = ANY(:forgotten::text[])";

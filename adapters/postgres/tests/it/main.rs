@@ -3,6 +3,7 @@
 mod bench;
 mod connections;
 mod locks;
+mod pruning;
 mod schema;
 mod statements;
 mod submit;

@@ -148,9 +148,10 @@ async fn scans(database: &Database) -> Vec<(String, i64, Option<i64>)> {
     };
     tokio::time::timeout(LONG, gone).await.expect("sessions end with their storage");
     let scans = "SELECT relname::text, seq_scan, idx_scan FROM pg_stat_user_tables
-        WHERE relname IN ('task', 'edge', 'attempt', 'queue', 'log', 'checkpoint', 'alias') ORDER BY relname";
+        WHERE relname IN ('task', 'edge', 'attempt', 'queue', 'log', 'checkpoint', 'alias', 'ended')
+        ORDER BY relname";
     let rows = stranger.query(scans, &[]).await.expect("counted");
-    assert_eq!(rows.len(), 7);
+    assert_eq!(rows.len(), 8);
     rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
 }
 
