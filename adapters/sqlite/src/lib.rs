@@ -37,17 +37,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use steadfast_core::storage::{ClaimRequest, Claimed, Query, View};
-use steadfast_core::task::Due;
 use steadfast_core::time::ManualClock;
 use steadfast_core::wake::{Hint, Hints, Wake};
-use steadfast_core::{Batch, Error, ErrorKind, Outcome, Step, Storage, StoreId};
+use steadfast_core::{Batch, Error, ErrorKind, Outcome, Storage, StoreId};
 
 use crate::answer::Limits;
 use crate::clock::StoreClock;
 use crate::reader::ReadCall;
 use crate::schema::Opened;
 use crate::threads::Threads;
-use crate::writer::WriteCall;
+use crate::writer::{WriteCall, has_new};
 
 /// Connections that read, each with a thread of its own.
 const READERS: usize = 2;
@@ -192,12 +191,12 @@ impl Storage for SqliteStorage {
 
     async fn apply(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
         let batches = batches.to_vec();
-        let may_be_ready = batches.iter().flat_map(|batch| &batch.steps).any(may_be_ready);
+        let has_new = has_new(&batches);
         let call = |answer| WriteCall::Apply(batches, answer);
         // An idle worker asks at once, and gets the task out of the very transaction that stores it. (The hint after the
         // commit comes all the same: this call may have to wait, or to be sent again.)
         let hint = || {
-            if may_be_ready {
+            if has_new {
                 self.0.common.wake.notify(Hint::READY);
             }
         };
@@ -225,11 +224,6 @@ impl Storage for SqliteStorage {
         }
         self.0.common.wake.listen()
     }
-}
-
-/// Whether the step inserts a task that has nothing to wait for but, perhaps, its slot.
-fn may_be_ready(step: &Step) -> bool {
-    matches!(step, Step::Insert(insert) if insert.task.due == Due::Now && insert.task.parents.is_empty())
 }
 
 impl fmt::Debug for SqliteStorage {

@@ -1,11 +1,12 @@
 //! The thread that writes. It owns the one connection that does, and serves calls in the order in which they came,
 //! each in a transaction of its own: an error is the fate of one call, and nobody else's.
 //!
-//! One exception: claims that have come in behind a call that applies steps share its commit, and so its sync to the
-//! disk. Each has a savepoint and a clock reading of its own; to everybody else it is as if they had been committed one
-//! right after the other. Together with an early hint (see [`SqliteStorage::apply`](crate::SqliteStorage)) an idle worker
-//! holds a new task after one commit in place of two. (Calls that apply steps don't share commits: whoever wants that
-//! puts them into one call, as the core's committer does, where the simulator explores it.)
+//! One exception: claims that have come in behind a call with new tasks share its commit, and so its sync to the disk.
+//! Each has a savepoint and a clock reading of its own; to everybody else it is as if they had been committed one right
+//! after the other. Together with an early hint (see `SqliteStorage::apply`) an idle worker holds a new task after one
+//! commit in place of two. Behind other calls it would be a loss: whoever has settled many tasks goes on with them while
+//! the next are claimed. (Calls that apply steps don't share commits at all: whoever wants that puts them into one call,
+//! as the core's committer does, where the simulator explores it.)
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Statement};
 use steadfast_core::storage::{ClaimRequest, Claimed};
+use steadfast_core::task::Due;
 use steadfast_core::wake::Hint;
-use steadfast_core::{Batch, Error, Outcome, Timestamp};
+use steadfast_core::{Batch, Error, Outcome, Step, Timestamp};
 
 use crate::Common;
 use crate::answer::Answer;
@@ -111,6 +113,12 @@ impl WriteCall {
     }
 }
 
+/// Whether the call inserts a task that has nothing to wait for but, perhaps, its slot.
+pub(crate) fn has_new(batches: &[Batch]) -> bool {
+    let is_new = |step: &Step| matches!(step, Step::Insert(insert) if insert.task.due == Due::Now && insert.task.parents.is_empty());
+    batches.iter().flat_map(|batch| &batch.steps).any(is_new)
+}
+
 /// A claim that shares another call's commit, and what it got.
 type Joined = (Answer<Claimed>, Result<Claimed, Error>);
 
@@ -168,7 +176,9 @@ impl<'c> Writer<'c> {
                 let outcomes = self.transact("apply steps to", |writer| {
                     let (outcomes, mut hint) =
                         writer.work(|writer, tx| writer.steps.apply_all(tx, &batches))?;
-                    taken = writer.serve_claims(calls, &mut joined, &mut hint)?;
+                    if has_new(&batches) {
+                        taken = writer.serve_claims(calls, &mut joined, &mut hint)?;
+                    }
                     Ok((outcomes, hint))
                 });
                 for (answer, claimed) in joined {

@@ -6,25 +6,26 @@ use std::time::Duration;
 use rusqlite::Connection;
 use steadfast_core::storage::Claimed;
 use steadfast_core::wake::Hint;
-use steadfast_core::{Error, ErrorKind, Outcome, State, Storage, WorkerId};
+use steadfast_core::{Batch, Error, ErrorKind, Outcome, State, Storage, Verdict, WorkerId};
 use steadfast_sqlite::SqliteStorage;
 
-use crate::{claim, claim_request, directory, insert, new_task, open, submit, task};
+use crate::{claim, claim_request, directory, insert, new_task, open, settle, submit, task};
 
-/// Has a task inserted and claimed by calls that stand behind each other when the writer begins.
-async fn insert_and_claim(
+/// Has a batch applied and then a task claimed, by calls that stand behind each other when the writer begins.
+async fn apply_and_claim(
     path: &Path,
     storage: &SqliteStorage,
+    batch: Batch,
 ) -> (Result<Vec<Outcome>, Error>, Result<Claimed, Error>) {
     let other = Connection::open(path).expect("opened");
     other.execute_batch("BEGIN IMMEDIATE").expect("locked");
     let (one, two) = (storage.clone(), storage.clone());
-    let inserted = tokio::spawn(async move { one.apply(&[insert(new_task("t1"))]).await });
+    let applied = tokio::spawn(async move { one.apply(&[batch]).await });
     let claimed = tokio::spawn(async move { two.claim(&claim_request(WorkerId::trusted("w1"), 1)).await });
     // Both are polled once, in this order, and have sent their calls then.
     tokio::task::yield_now().await;
     other.execute_batch("COMMIT").expect("unlocked");
-    (inserted.await.expect("no panic"), claimed.await.expect("no panic"))
+    (applied.await.expect("no panic"), claimed.await.expect("no panic"))
 }
 
 /// How many commits the log beside the file holds: the last frame of each says how long the file is then.
@@ -55,10 +56,26 @@ async fn a_claim_behind_an_insert_shares_its_commit() {
     submit(&storage, new_task("t0")).await;
     assert_eq!(claim(&storage, 9).await.tasks.len(), 1);
     let before = commits(&path);
-    let (inserted, claimed) = insert_and_claim(&path, &storage).await;
+    let (inserted, claimed) = apply_and_claim(&path, &storage, insert(new_task("t1"))).await;
     assert!(matches!(inserted.expect("applied")[..], [Outcome::Applied(_)]));
     assert_eq!(claimed.expect("claimed").tasks[0].task.as_str(), "t1");
     assert_eq!(commits(&path), before + 1, "one sync to the disk for both");
+}
+
+/// Who has settled many tasks goes on with them while the next are claimed.
+#[tokio::test]
+async fn a_claim_behind_a_settling_has_a_commit_of_its_own() {
+    let (_guard, path) = directory();
+    let storage = open(&path);
+    submit(&storage, new_task("t0")).await;
+    submit(&storage, new_task("t1")).await;
+    let lease = claim(&storage, 1).await.tasks.remove(0);
+    let before = commits(&path);
+    let end = settle(&lease, Verdict::done(*b"1"));
+    let (settled, claimed) = apply_and_claim(&path, &storage, end).await;
+    assert!(matches!(settled.expect("applied")[..], [Outcome::Applied(_)]));
+    assert_eq!(claimed.expect("claimed").tasks[0].task.as_str(), "t1");
+    assert_eq!(commits(&path), before + 2);
 }
 
 #[tokio::test]
@@ -86,7 +103,7 @@ async fn a_claim_that_fails_takes_nobody_with_it() {
     let (_guard, path) = directory();
     let storage = open(&path);
     let allow = forbid_leases(&path, "ABORT");
-    let (inserted, claimed) = insert_and_claim(&path, &storage).await;
+    let (inserted, claimed) = apply_and_claim(&path, &storage, insert(new_task("t1"))).await;
     let error = claimed.expect_err("it is forbidden");
     assert!(error.to_string().contains("could not claim from"), "{error}");
     assert!(error.to_string().contains("no leases today"), "{error}");
@@ -101,7 +118,7 @@ async fn where_sqlite_rolls_everything_back_everybody_is_told_so() {
     let (_guard, path) = directory();
     let storage = open(&path);
     let allow = forbid_leases(&path, "ROLLBACK");
-    let (inserted, claimed) = insert_and_claim(&path, &storage).await;
+    let (inserted, claimed) = apply_and_claim(&path, &storage, insert(new_task("t1"))).await;
     for error in [inserted.expect_err("rolled back"), claimed.expect_err("forbidden")] {
         assert_eq!(error.kind(), ErrorKind::Rejected, "{error}");
         assert!(error.to_string().contains("no leases today"), "{error}");
