@@ -5,7 +5,7 @@
 //! and others are notified, by expressions: as statements they are some four to ten times the work, which counts where a
 //! call has one task.) It is VOLATILE, so that under READ COMMITTED every statement in it has a snapshot of its own, as if
 //! a client had sent it. Its name ends in a hash of its text: servers of several versions can share a database while they
-//! are being replaced.
+//! are being replaced, if they know the same schema.
 
 use postgres_types::Type;
 use steadfast_core::task::KEY_KEPT;
@@ -480,10 +480,6 @@ BEGIN{CHECK}
         {CHOOSE_LISTS} INTO _lists;
         IF _lists IS NOT NULL THEN
             {CHOOSE_ENDED} INTO _forgotten;
-            {SHELVE_AGAIN};
-            {REMOVE_LISTS};
-        END IF;
-        IF cardinality(_forgotten) > 0 THEN
             {FORGET_ATTEMPTS};
             {FORGET_LINES};
             {FORGET_CHECKPOINTS};
@@ -491,6 +487,8 @@ BEGIN{CHECK}
             {FORGET_EDGES};
             {PART_EDGES};
             {FORGET_TASKS};
+            {SHELVE_AGAIN};
+            {REMOVE_LISTS};
         END IF;
         {FORGET_WORKERS};
         o_what := NULL; o_task := NULL;

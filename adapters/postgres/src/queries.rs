@@ -27,7 +27,7 @@ const HEAD_COLUMNS: usize = 2;
 /// A task that has ended waits for nothing, whatever it waited for when it ended.
 const TASK_COLUMNS: &str = "id, kind, queue, state, cause, error, rev, attempt, attempts_max, rescues, rescues_max, \
     fence, slot, slot_waiting AND state = 0 AS slot_waiting, key, priority, payload, output, submitted_at, due_at, \
-    deadline_at, claimed_at, entered_at, percent, message, reported_at, finished_at, lease_expires_at, worker, \
+    deadline_at, claimed_at, entered_at, percent, message, reported_at, task.ended_at, lease_expires_at, worker, \
     timeout, backoff_min, backoff_max, cancel, parents_pending, digest, mark, seq";
 /// The unfinished tasks with a slot: those who hold it and those who wait for it, each by its own index.
 const IN_SLOTS: &str = "(SELECT * FROM task WHERE slot IS NOT NULL AND state < 4 AND NOT slot_waiting \

@@ -7,7 +7,7 @@
 //!
 //! Nothing here waits for a lock and judges *other* rows in the same snapshot. Guards on the row that is locked are
 //! fine: PostgreSQL evaluates them again on its newest version. Times are microseconds since the epoch: `:now` is the
-//! clock as [`NOW`] read it before, for conditions; `moment(:clock)` is the clock of the moment, for what is granted.
+//! clock as the function read it before, for conditions; `moment(:clock)` is the clock of the moment, for what is granted.
 //!
 //! Parameters that are arrays and are unnested side by side are one table; an array that is null there is a column of
 //! nulls. In a select list that costs a quarter of what it costs in `FROM`, where each array is stored first: so it
@@ -105,9 +105,6 @@ pub const FREE: i16 = 8;
 pub const ALIAS_TAKEN: i16 = 9;
 
 statements! {
-    /// The store's clock: its own, or the one set by hand.
-    NOW = "SELECT moment(:clock::bigint)";
-
     // ---- claims ----
 
     /// Locks the limits of the queues asked for, in order of name; a pause is a limit of 0. Counting what runs is left
@@ -179,7 +176,7 @@ statements! {
                     WHEN x.target = 2 THEN least(t.due_at, :now::bigint)
                     ELSE t.due_at END,
                 lease_expires_at = CASE WHEN x.target = 3 THEN t.lease_expires_at END,
-                finished_at = CASE WHEN x.target > 3 THEN greatest(:now::bigint, t.claimed_at) ELSE t.finished_at END
+                ended_at = CASE WHEN x.target > 3 THEN greatest(:now::bigint, t.claimed_at) ELSE t.ended_at END
             FROM (
                 SELECT unnest(:m_step::integer[]) AS step, unnest(:m_batch::integer[]) AS batch,
                     unnest(:m_task::text[]) AS task, unnest(:m_from::smallint[]) AS states,
@@ -334,7 +331,7 @@ statements! {
         WITH inserted AS (
             INSERT INTO task (id, kind, queue, slot, key, priority, payload, attempts_max, rescues_max,
                 timeout, backoff_min, backoff_max, digest, parents_pending, submitted_at, due_at, deadline_at,
-                slot_waiting, state, cause, error, finished_at)
+                slot_waiting, state, cause, error, ended_at)
             SELECT x.task, x.kind, x.queue, x.slot, x.key, x.priority, x.payload, x.attempts_max, x.rescues_max,
                 x.timeout, x.backoff_min, x.backoff_max, x.digest, coalesce(x.pending, 0), :now::bigint,
                 coalesce(x.due_at, :now::bigint + least(coalesce(x.delay, 0), 9223372036854775807 - :now::bigint)),
@@ -442,7 +439,7 @@ statements! {
                     WHEN c.due_at > :now::bigint THEN 1 ELSE 2 END,
                 cause = CASE WHEN e.failed IS NULL THEN c.cause ELSE 'dependency_failed' END,
                 error = coalesce(e.failed, c.error),
-                finished_at = CASE WHEN e.failed IS NOT NULL THEN moment(:clock::bigint) END
+                ended_at = CASE WHEN e.failed IS NOT NULL THEN moment(:clock::bigint) END
             FROM (SELECT edge.child, (count(*) FILTER (WHERE p.state = 4 OR edge.run))::integer AS satisfied,
                     min('parent ' || p.id || CASE p.state WHEN 5 THEN ' failed' ELSE ' was cancelled' END)
                         FILTER (WHERE p.state > 4 AND NOT edge.run) AS failed

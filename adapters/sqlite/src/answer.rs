@@ -62,7 +62,8 @@ impl<T: Send> Late for Mutex<State<T>> {
         let (sender, error) = {
             let mut state = lock(self);
             let Some(sender) = state.sender.take() else { return };
-            // Under the lock: the thread can't have gone on to another call, which would be interrupted in its place.
+            // Under the lock: the thread can't have gone on to another transaction, which would be interrupted in its
+            // place. (A claim that shares this one shares its fate.)
             if let Some(call) = &state.begun {
                 call.interrupt();
             }

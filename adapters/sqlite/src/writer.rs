@@ -3,7 +3,7 @@
 //!
 //! One exception: claims that have come in behind a call with new tasks share its commit, and so its sync to the disk.
 //! Each has a savepoint and a clock reading of its own; to everybody else it is as if they had been committed one right
-//! after the other. Together with an early hint (see `SqliteStorage::apply`) an idle worker holds a new task after one
+//! after the other; only where the commit fails, or SQLite rolls back by itself, it fails for all. Together with an early hint (see `SqliteStorage::apply`) an idle worker holds a new task after one
 //! commit in place of two. Behind other calls it would be a loss: whoever has settled many tasks goes on with them while
 //! the next are claimed. (Calls that apply steps don't share commits at all: whoever wants that puts them into one call,
 //! as the core's committer does, where the simulator explores it.)
@@ -182,7 +182,8 @@ impl<'c> Writer<'c> {
                     Ok((outcomes, hint))
                 });
                 for (answer, claimed) in joined {
-                    answer.send(outcomes.as_ref().map_err(Error::clone).and(claimed));
+                    let whole = outcomes.as_ref().map(|_| ()).map_err(Error::clone);
+                    answer.send(claimed.and_then(|claimed| whole.map(|()| claimed)));
                 }
                 answer.send(outcomes);
                 return taken;

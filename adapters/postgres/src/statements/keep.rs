@@ -147,18 +147,18 @@ statements! {
                 SELECT x.id FROM ended, unnest(tasks) WITH ORDINALITY AS x(id, place)
                 WHERE number = ANY(:lists::bigint[]) ORDER BY at, number, place LIMIT :max::bigint))
                 AND state > 3
-                AND finished_at <= :now::bigint - CASE state WHEN 4 THEN :succeeded::bigint ELSE :otherwise::bigint END
-                AND (key IS NULL OR finished_at <= :now::bigint - :kept::bigint)
+                AND ended_at <= :now::bigint - CASE state WHEN 4 THEN :succeeded::bigint ELSE :otherwise::bigint END
+                AND (key IS NULL OR ended_at <= :now::bigint - :kept::bigint)
             FOR UPDATE SKIP LOCKED) AS locked";
 
-    /// Lists the others again.
+    /// Lists again those that weren't forgotten, in parts: a parent may have ended any number of tasks in one call.
     SHELVE_AGAIN = "
         INSERT INTO ended (shelf, at, size, tasks)
         SELECT ended.shelf, ended.at, count(*), array_agg(x.id ORDER BY x.place)
         FROM ended, unnest(tasks) WITH ORDINALITY AS x(id, place)
-        WHERE number = ANY(:lists::bigint[]) AND x.id <> ALL(:forgotten::text[])
-            AND EXISTS (SELECT 1 FROM task WHERE task.id = x.id AND state > 3)
-        GROUP BY number";
+        WHERE number = ANY(:lists::bigint[]) AND EXISTS (SELECT 1 FROM task WHERE task.id = x.id AND state > 3)
+        GROUP BY number, (x.place - 1) / 1000
+        ORDER BY number, (x.place - 1) / 1000";
 
     /// Takes the lists away.
     REMOVE_LISTS = "DELETE FROM ended WHERE number = ANY(:lists::bigint[])";

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use steadfast_core::Verdict;
 use steadfast_core::step::{Outcome, Prune, Receipt, Step};
 use steadfast_core::storage::Storage;
-use steadfast_core::task::State;
+use steadfast_core::task::{NewTask, OnParentFailure, Parent, State};
 use steadfast_postgres::PostgresStorage;
 
 use crate::bench::*;
@@ -43,9 +44,7 @@ async fn what_a_prune_leaves_of_a_list_stays_listed() {
     assert_eq!(prune(&store, Duration::ZERO, 4).await, 4, "from two lists");
     assert_eq!(prune(&store, Duration::ZERO, 4).await, 1);
     assert_eq!(prune(&store, Duration::ZERO, 4).await, 0);
-    let lists = "SELECT count(*) FROM steadfast.ended";
-    let lists: i64 = database.stranger().await.query_one(lists, &[]).await.expect("counted").get(0);
-    assert_eq!(lists, 0, "nothing is listed for ever");
+    assert!(sizes(&database).await.is_empty(), "nothing is listed for ever");
 }
 
 #[tokio::test]
@@ -72,7 +71,7 @@ async fn an_old_list_does_not_age_a_new_task_of_the_same_id() {
     let day = Duration::from_secs(86_400);
     end(&store, &["a", "b"]).await;
     let by_hand = "DELETE FROM steadfast.task WHERE id = 'a'; UPDATE steadfast.ended SET at = 0;
-        UPDATE steadfast.task SET finished_at = 0";
+        UPDATE steadfast.task SET ended_at = 0";
     database.stranger().await.batch_execute(by_hand).await.expect("deleted");
     end(&store, &["a"]).await;
     assert_eq!(prune(&store, day, 9).await, 1, "the other one");
@@ -80,4 +79,32 @@ async fn an_old_list_does_not_age_a_new_task_of_the_same_id() {
     assert_eq!(prune(&store, day, 9).await, 0);
     assert_eq!(prune(&store, Duration::ZERO, 9).await, 1);
     assert_eq!(prune(&store, Duration::ZERO, 9).await, 0);
+}
+
+/// What a parent's failure ends is one list, however many they are.
+#[tokio::test]
+async fn a_long_list_is_parted_by_the_first_who_prunes() {
+    let Some(database) = Database::new("a_long_list_is_parted_by_the_first_who_prunes") else { return };
+    let store = database.open().await;
+    assert_all_applied(&store.apply(&[put(task("parent"))]).await.expect("applied"));
+    let lease = claim(&store, 1).await.expect("claimed").tasks.remove(0);
+    let parents = vec![Parent { id: lease.task.clone(), on_failure: OnParentFailure::Fail }];
+    for hundreds in 0..5 {
+        let child =
+            |number| put(NewTask { parents: parents.clone(), ..task(&format!("c{hundreds}-{number:03}")) });
+        let children: Vec<_> = (0..500).map(child).collect();
+        assert_all_applied(&store.apply(&children).await.expect("applied"));
+    }
+    assert_all_applied(&store.apply(&[settle(&lease, Verdict::fail("no"))]).await.expect("applied"));
+    assert_eq!(sizes(&database).await, [2_501]);
+    assert_eq!(prune(&store, Duration::ZERO, 100).await, 100);
+    assert_eq!(sizes(&database).await, [501, 900, 1_000]);
+    assert_eq!(prune(&store, Duration::ZERO, 5_000).await, 2_401);
+    assert!(sizes(&database).await.is_empty());
+}
+
+async fn sizes(database: &Database) -> Vec<i64> {
+    let sizes = "SELECT cardinality(tasks)::bigint FROM steadfast.ended ORDER BY 1";
+    let rows = database.stranger().await.query(sizes, &[]).await.expect("read");
+    rows.iter().map(|row| row.get(0)).collect()
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use steadfast_core::name::Slot;
 use steadfast_core::step::{Change, Guard, Outcome, Prune, States, Step, Transition};
-use steadfast_core::storage::{ErrorKind, Storage};
+use steadfast_core::storage::{Error, ErrorKind, Storage};
 use steadfast_core::task::{NewTask, OnConflict, State};
 use steadfast_postgres::{Options, PostgresStorage};
+use tokio::task::JoinHandle;
 
 use crate::bench::*;
 
@@ -154,6 +155,14 @@ async fn a_migration_waits_for_an_open_transaction() {
     old.batch_execute("BEGIN; UPDATE steadfast.task SET rev = rev + 1 WHERE id = 'ready'")
         .await
         .expect("updated");
+    let opens = opens_and_waits(&database).await;
+    old.batch_execute("COMMIT").await.expect("committed");
+    let store = opens.await.expect("no panic").expect("it opens once it can");
+    assert_eq!(find(&store, "ready").await.expect("it is still there").rev, 1);
+}
+
+/// Opens the store, and waits until that waits for somebody's lock.
+async fn opens_and_waits(database: &Database) -> JoinHandle<Result<PostgresStorage, Error>> {
     let url = database.url.clone();
     let opens = tokio::spawn(async move { PostgresStorage::open(Options::new(url)).await });
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'steadfast'
@@ -164,7 +173,34 @@ async fn a_migration_waits_for_an_open_transaction() {
         assert!(!opens.is_finished(), "it waits");
         tokio::task::yield_now().await;
     }
+    opens
+}
+
+/// A call of an older program's function that began before the migration and gets the table after it would end a task
+/// and list it nowhere.
+#[tokio::test]
+async fn a_call_of_an_older_program_that_waits_behind_a_migration_ends_nothing() {
+    let Some(database) = Database::new("a_call_of_an_older_program_behind_a_migration") else { return };
+    let old = stranger(&database.url).await;
+    old.batch_execute(include_str!("version-1.sql")).await.expect("an empty database takes the dump");
+    // The end of the old function: its other guards have nothing to do with it.
+    let end = "CREATE FUNCTION steadfast.ends() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+        UPDATE steadfast.task SET state = 4, lease_expires_at = NULL, finished_at = 1 WHERE id = 'running'; END $$";
+    old.batch_execute(end).await.expect("created");
+    let hold = "BEGIN; UPDATE steadfast.task SET rev = rev + 1 WHERE id = 'ready'";
+    old.batch_execute(hold).await.expect("updated");
+    let opens = opens_and_waits(&database).await;
+    let late = database.stranger().await;
+    let ends = tokio::spawn(async move { late.batch_execute("SELECT steadfast.ends()").await });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT steadfast.ends()'
+        AND datname = current_database() AND wait_event_type = 'Lock'";
+    while old.query_one(waits, &[]).await.expect("counted").get::<_, i64>(0) == 0 {
+        assert!(!ends.is_finished(), "it waits behind the migration");
+        old.batch_execute("SELECT pg_stat_clear_snapshot()").await.expect("cleared");
+    }
     old.batch_execute("COMMIT").await.expect("committed");
     let store = opens.await.expect("no panic").expect("it opens once it can");
-    assert_eq!(find(&store, "ready").await.expect("it is still there").rev, 1);
+    let error = ends.await.expect("no panic").expect_err("it uses a name that is gone");
+    assert_eq!(error.code().map(|code| code.code()), Some("42703"), "{error}");
+    assert_eq!(find(&store, "running").await.expect("it is still there").state, State::Running);
 }

@@ -93,6 +93,7 @@ async fn no_statement_ever_reads_a_whole_table() {
         Query::Log { task: task("reports").id, after: (0, 0), limit: 10 },
         Query::Checkpoints(task("reports").id),
         Query::Tasks(unfinished.clone()),
+        Query::Tasks(TaskFilter { state: Some(State::Failed), limit: 5, ..TaskFilter::default() }),
         Query::Tasks(TaskFilter { slot: Some(Slot::trusted("s")), ..unfinished }),
     ] {
         store.read(&query).await.expect("read");
