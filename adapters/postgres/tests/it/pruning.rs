@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use steadfast_core::Verdict;
 use steadfast_core::step::{Outcome, Prune, Receipt, Step};
 use steadfast_core::storage::Storage;
 use steadfast_core::task::{NewTask, OnParentFailure, Parent, State};
+use steadfast_core::{TaskId, Verdict};
 use steadfast_postgres::PostgresStorage;
 
 use crate::bench::*;
@@ -107,4 +107,36 @@ async fn sizes(database: &Database) -> Vec<i64> {
     let sizes = "SELECT cardinality(tasks)::bigint FROM steadfast.ended ORDER BY 1";
     let rows = database.stranger().await.query(sizes, &[]).await.expect("read");
     rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// In a settling, with its parent, and as it begins; with a key and without.
+#[tokio::test]
+async fn however_a_task_ends_it_is_listed() {
+    let Some(database) = Database::new("however_a_task_ends_it_is_listed") else { return };
+    let store = database.open().await;
+    assert_all_applied(
+        &store.apply(&[put(task("fails")), put(keyed("succeeds", "a"))]).await.expect("applied"),
+    );
+    let leases = claim(&store, 2).await.expect("claimed").tasks;
+    let parents = vec![Parent { id: TaskId::trusted("fails"), on_failure: OnParentFailure::Fail }];
+    let child = |task| put(NewTask { parents: parents.clone(), ..task });
+    let waiting = [child(task("waits")), child(keyed("waits-keyed", "b"))];
+    assert_all_applied(&store.apply(&waiting).await.expect("applied"));
+    let verdict = |id: &str| if id == "fails" { Verdict::fail("no") } else { done() };
+    let ends: Vec<_> = leases.iter().map(|lease| settle(lease, verdict(lease.task.as_str()))).collect();
+    assert_all_applied(&store.apply(&ends).await.expect("applied"));
+    let born = [child(task("born")), child(keyed("born-keyed", "c"))];
+    assert_all_applied(&store.apply(&born).await.expect("applied"));
+    let listed = "SELECT shelf, array_agg(id ORDER BY id) FROM steadfast.ended, unnest(tasks) AS id
+        GROUP BY shelf ORDER BY shelf";
+    let rows = database.stranger().await.query(listed, &[]).await.expect("read");
+    let listed: Vec<(i16, Vec<String>)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let expected = [
+        (1, names(&["born", "fails", "waits"])),
+        (2, names(&["succeeds"])),
+        (3, names(&["born-keyed", "waits-keyed"])),
+    ];
+    assert_eq!(listed, expected);
+    assert_eq!(prune(&store, Duration::ZERO, 9).await, 3, "those without a key");
 }
