@@ -7,7 +7,8 @@
 //!
 //! Nothing here waits for a lock and judges *other* rows in the same snapshot. Guards on the row that is locked are
 //! fine: PostgreSQL evaluates them again on its newest version. Times are microseconds since the epoch: `:now` is the
-//! clock as the function read it before, for conditions; `moment(:clock)` is the clock of the moment, for what is granted.
+//! clock as the function read it before, for conditions; `moment(:clock)` is the clock of the moment, for what is
+//! granted.
 //!
 //! Parameters that are arrays and are unnested side by side are one table; an array that is null there is a column of
 //! nulls. In a select list that costs a quarter of what it costs in `FROM`, where each array is stored first: so it
