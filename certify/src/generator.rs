@@ -17,6 +17,9 @@ pub struct Generator {
     random: Random,
     store: Store,
     levels: &'static [Begin],
+    /// Whether whole tables are locked now and then. Nothing is stopped behind its snapshot then: PostgreSQL waits for
+    /// the table first, and the kernel's stage can't stop behind that.
+    pub locks_tables: bool,
     sessions: [State; TAKING_PART],
 }
 
@@ -35,7 +38,9 @@ impl Generator {
     /// The program of this seed, with transactions at these levels.
     #[must_use]
     pub fn new(seed: u64, store: Store, levels: &'static [Begin]) -> Self {
-        Self { random: Random::new(seed), store, levels, sessions: [State::default(); TAKING_PART] }
+        let locks_tables = store == Store::Postgres && seed % 4 == 3;
+        let sessions = [State::default(); TAKING_PART];
+        Self { random: Random::new(seed), store, levels, locks_tables, sessions }
     }
 
     /// The rows at the start.
@@ -96,8 +101,12 @@ impl Generator {
         if state.in_transaction > 0 {
             self.sessions[session].in_transaction += 1;
         }
+        // Outside a transaction it is an error, and would be of no use.
+        if self.locks_tables && state.in_transaction > 0 && self.random.chance(12) {
+            return Act::Run(Do::LockTable(*self.random.pick(&[T, Q])));
+        }
         let statement = self.statement();
-        if self.store == Store::Postgres && !state.failed && self.random.chance(15) {
+        if self.store == Store::Postgres && !self.locks_tables && !state.failed && self.random.chance(15) {
             self.sessions[session].gated = true;
             return Act::RunGated(statement);
         }

@@ -156,6 +156,8 @@ pub struct Set {
 /// A statement.
 #[derive(Clone, Debug)]
 pub enum Do {
+    /// PostgreSQL: locks a table in exclusive mode.
+    LockTable(Table),
     /// A select.
     Select(Pick),
     /// An update.
@@ -189,6 +191,7 @@ impl Do {
 
     fn parts(&self, store: Store, condition: &str, depth: usize) -> (Vec<String>, String) {
         let body = match self {
+            Do::LockTable(table) => format!("lock table {} in exclusive mode", name(*table)),
             Do::Select(pick) => pick.sql("id, s, v, u", condition),
             Do::Update(at, set) => {
                 format!(
@@ -229,32 +232,50 @@ impl Do {
     #[must_use]
     pub fn statement(&self) -> Statement<Record> {
         match self.clone() {
+            Do::LockTable(table) => Statement::lock_table(table),
             Do::Select(pick) => pick.select().into(),
             Do::Update(at, set) => Statement::update(at.rows(), move |row| set.apply(row)),
             Do::UpdatePicked(pick, set) => {
                 let table = pick.at.table;
-                Statement::select(pick.select()).then(move |picked| {
+                let update = move |picked: Vec<Record>| {
                     let rows = Rows::by_keys(table, picked.iter().map(|row| row.id));
                     Next::Run(Statement::update(rows, move |row| set.apply(row)))
-                })
+                };
+                Statement::select(pick.select()).then(update).and_writes(table)
             }
             Do::Delete(at) => Statement::delete(at.rows()),
             Do::Insert(record, false) => Statement::insert([record]),
             Do::Insert(record, true) => Statement::insert_or_nothing([record]),
-            Do::Folded { first, at_least, at_most, then } => first.statement().then(move |rows| {
-                if (at_least..=at_most).contains(&rows.len()) {
-                    Next::Run(then.statement())
-                } else {
-                    Next::Answer(Vec::new())
-                }
-            }),
+            Do::Folded { first, at_least, at_most, then } => {
+                let tables = then.tables();
+                let folded = first.statement().then(move |rows| {
+                    if (at_least..=at_most).contains(&rows.len()) {
+                        Next::Run(then.statement())
+                    } else {
+                        Next::Answer(Vec::new())
+                    }
+                });
+                tables.into_iter().fold(folded, Statement::and_writes)
+            }
+        }
+    }
+
+    /// The tables whose rows it writes or locks.
+    fn tables(&self) -> Vec<Table> {
+        match self {
+            Do::LockTable(table) => vec![*table],
+            Do::Select(pick) => pick.lock.map(|_| pick.at.table).into_iter().collect(),
+            Do::Update(at, _) | Do::Delete(at) => vec![at.table],
+            Do::UpdatePicked(pick, _) => vec![pick.at.table],
+            Do::Insert(record, _) => vec![record.table],
+            Do::Folded { first, then, .. } => [first.tables(), then.tables()].concat(),
         }
     }
 }
 
 impl Where {
     fn name(&self) -> &'static str {
-        if self.table == T { "t" } else { "q" }
+        name(self.table)
     }
 
     fn sql(&self) -> String {
@@ -352,7 +373,7 @@ impl Record {
     /// An insert of this row; with a condition it becomes an insert from a select.
     #[must_use]
     pub fn insert_sql(&self, nothing: bool, condition: &str) -> String {
-        let table = if self.table == T { "t" } else { "q" };
+        let table = name(self.table);
         let on_conflict = if nothing { " on conflict do nothing" } else { "" };
         let u = sql_number(self.u);
         format!(
@@ -367,6 +388,10 @@ impl Record {
         let u = self.u.map_or("-".to_owned(), |u| u.to_string());
         format!("{}|{}|{}|{u}", self.id, self.s, self.v)
     }
+}
+
+fn name(table: Table) -> &'static str {
+    if table == T { "t" } else { "q" }
 }
 
 fn sql_number(number: Option<i32>) -> String {

@@ -235,7 +235,7 @@ fn answer_text(reply: &Reply) -> String {
         return format!("error {error}");
     }
     let tag = reply.tags.last().and_then(|tag| tag.split(' ').next()).unwrap_or_default();
-    if !["SELECT", "INSERT", "UPDATE", "DELETE"].contains(&tag) {
+    if !["SELECT", "INSERT", "UPDATE", "DELETE", "LOCK"].contains(&tag) {
         return tag.to_owned();
     }
     if reply.rows.is_empty() {

@@ -25,6 +25,8 @@ fn take() -> Act {
 
 pub(super) fn programs() -> Vec<Program> {
     let mut programs = queues();
+    programs.extend(tables());
+    programs.extend(lines_for_tables());
     programs.extend(versions());
     programs.extend(deadlocks());
     programs.extend(snapshots());
@@ -78,6 +80,94 @@ fn queues() -> Vec<Program> {
                 (2, Act::Commit),
             ],
             &["blocked: s0 s3", "s3: 1|0|0|-", "s0: 1|0|0|-"],
+        ),
+    ]
+}
+
+fn tables() -> Vec<Program> {
+    let claim = || lock(all(Q), LockMode::Update);
+    let whole = || Act::Run(Do::LockTable(Q));
+    vec![
+        postgres(
+            "whole table",
+            "who locks a table whole waits even for who has found no row to lock; who comes next waits behind, and then \
+             sees what was committed",
+            &[],
+            vec![
+                (1, RC),
+                (1, claim()),
+                (2, RC),
+                (2, whole()),
+                (3, RC),
+                (3, claim()),
+                (0, read(all(Q))),
+                (1, Act::Commit),
+                (2, insert(row(Q, 1, READY, 0))),
+                (2, Act::Commit),
+            ],
+            &["s1: no rows", "blocked: s2 s3", "s0: no rows", "s2: 1|0|0|-", "s3: 1|0|0|-"],
+        ),
+        postgres(
+            "whole table, RR",
+            "locking a table takes no snapshot; a statement that waits for it has one",
+            &[row(Q, 1, READY, 0)],
+            vec![
+                (1, RC),
+                (1, whole()),
+                (2, RR),
+                (2, whole()),
+                (3, RR),
+                (3, lock(all(Q), LockMode::Share)),
+                (1, update(ids(Q, &[1]), add(5))),
+                (1, Act::Commit),
+                (2, read(all(Q))),
+                (2, Act::Commit),
+            ],
+            &["blocked: s2 s3", "s2: 1|0|5|-", "s3: error 40001"],
+        ),
+    ]
+}
+
+fn lines_for_tables() -> Vec<Program> {
+    let whole = || Act::Run(Do::LockTable(Q));
+    vec![
+        postgres(
+            "whole table, cancelled",
+            "who waited behind a cancelled wait for a whole table goes on",
+            &[row(Q, 1, READY, 0), row(Q, 2, READY, 0)],
+            vec![
+                (1, RC),
+                (1, lock(ids(Q, &[1]), LockMode::Update)),
+                (2, RC),
+                (2, whole()),
+                (3, RC),
+                (3, lock(ids(Q, &[2]), LockMode::Update)),
+                (2, Act::Cancel),
+                (2, Act::Rollback),
+                (3, Act::Commit),
+                (1, Act::Commit),
+            ],
+            &["s1: 1|0|0|-", "blocked: s2 s3", "s2: error 57014", "s3: 2|0|0|-"],
+        ),
+        postgres(
+            "whole table, overtaken",
+            "who has some of a table overtakes those who wait for the whole",
+            &[row(Q, 1, READY, 0), row(Q, 2, READY, 0)],
+            vec![
+                (1, RC),
+                (1, lock(ids(Q, &[1]), LockMode::Update)),
+                (2, RC),
+                (2, lock(ids(Q, &[2]), LockMode::Update)),
+                (3, RC),
+                (3, whole()),
+                (1, whole()),
+                (2, Act::Commit),
+                (1, update(ids(Q, &[1]), add(5))),
+                (1, Act::Commit),
+                (3, read(all(Q))),
+                (3, Act::Commit),
+            ],
+            &["blocked: s1 s3", "blocked: s3", "s1: 1|0|5|-", "s3: 1|0|5|- 2|0|0|-"],
         ),
     ]
 }

@@ -11,8 +11,9 @@
 //!
 //! Where several waiters may go on at once, PostgreSQL lets them race; here the caller chooses the order, and
 //! whoever takes [`Db::runnable`] as it comes serves them in the order of their arrival. Where it differs: the
-//! victim of a deadlock is always the last to wait (PostgreSQL's too, but for races), rows without an order are
-//! met in the order of their keys, and there are neither SERIALIZABLE nor savepoints in PostgreSQL mode.
+//! victim of a deadlock is always the last to wait (PostgreSQL's too, but for races, and where it rearranges who
+//! waits for a whole table instead), rows without an order are met in the order of their keys, and there are neither
+//! SERIALIZABLE nor savepoints in PostgreSQL mode.
 
 mod row;
 mod statement;

@@ -54,14 +54,21 @@ pub(super) struct Place<R: Row> {
 
 pub(super) struct Running<R: Row> {
     pub(super) snapshot: Arc<Snapshot>,
+    /// It couldn't have its table when it was started, and its snapshot is taken once it has.
+    late: bool,
+    /// Its first part is through.
+    begun: bool,
     command: u32,
     repeatable: bool,
     part: Part<R>,
     then: VecDeque<Continue<R>>,
+    /// What it has of tables from the start.
+    tables: Vec<Table>,
     answer: Vec<R>,
 }
 
 enum Part<R: Row> {
+    LockTable(Table),
     Select(Select<R>),
     Lock { select: Select<R>, mode: LockMode, targets: Targets<R> },
     Update { rows: Rows<R>, change: Change<R>, targets: Targets<R>, entering: Option<Entering<R>> },
@@ -88,20 +95,22 @@ impl<R: Row> Running<R> {
         command: u32,
         repeatable: bool,
     ) -> Self {
-        let Statement { body, then } = statement;
-        Self { snapshot, command, repeatable, part: Part::new(body), then, answer: Vec::new() }
+        let Statement { body, then, tables } = statement;
+        let (part, answer) = (Part::new(body), Vec::new());
+        Self { snapshot, late: false, begun: false, command, repeatable, part, then, tables, answer }
     }
 
     /// Runs on until the statement is finished; the rows are its answer.
     pub(super) fn run(&mut self, store: &mut Store<R>, journal: &mut Journal<R>) -> Result<Vec<R>, Stop<R>> {
         loop {
             self.run_part(store, journal)?;
+            self.begun = true;
             let mut answer = std::mem::take(&mut self.answer);
             loop {
                 let Some(next) = self.then.pop_front() else { return Ok(answer) };
                 match next(answer) {
                     Next::Answer(rows) => answer = rows,
-                    Next::Run(Statement { body, mut then }) => {
+                    Next::Run(Statement { body, mut then, tables: _ }) => {
                         then.append(&mut self.then);
                         self.then = then;
                         self.part = Part::new(body);
@@ -112,7 +121,30 @@ impl<R: Row> Running<R> {
         }
     }
 
+    /// Takes the tables whose rows are written or locked, or tells who stands in the way. PostgreSQL has all tables of a
+    /// statement before it takes the snapshot.
+    pub(super) fn take_tables(
+        &mut self,
+        store: &mut Store<R>,
+        journal: &mut Journal<R>,
+    ) -> Result<(), Vec<Xid>> {
+        let whole = if let Part::LockTable(table) = &self.part { Some(*table) } else { None };
+        let mut shared = self.part.table().into_iter().chain(self.tables.iter().copied()).peekable();
+        if whole.is_none() && shared.peek().is_none() {
+            return Ok(());
+        }
+        let xid = *journal.xid.get_or_insert_with(|| store.begin());
+        let taken = shared.try_for_each(|table| store.lock_table(table, xid, false));
+        let taken = taken.and_then(|()| whole.map_or(Ok(()), |table| store.lock_table(table, xid, true)));
+        let was_late = std::mem::replace(&mut self.late, taken.is_err());
+        if was_late && !self.late && !self.begun && !self.repeatable {
+            self.snapshot = Arc::new(store.snapshot());
+        }
+        taken
+    }
+
     fn run_part(&mut self, store: &mut Store<R>, journal: &mut Journal<R>) -> Result<(), Stop<R>> {
+        self.take_tables(store, journal).map_err(|xids| Stop::Waits { xids, place: None })?;
         if let Part::Select(select) = &self.part {
             let view = View { snapshot: &self.snapshot, xid: journal.xid, command: self.command };
             self.answer = select_rows(store, select, view);
@@ -129,6 +161,7 @@ impl<R: Row> Running<R> {
         };
         match &mut self.part {
             Part::Select(_) => unreachable!("a plain select was answered above"),
+            Part::LockTable(_) => Ok(()),
             Part::Lock { select, mode, targets } => writer.lock_rows(select, *mode, targets),
             Part::Update { rows, change, targets, entering } => {
                 writer.update(rows, change, targets, entering)
@@ -143,6 +176,7 @@ impl<R: Row> Running<R> {
 impl<R: Row> Part<R> {
     fn new(body: Body<R>) -> Self {
         match body {
+            Body::LockTable(table) => Self::LockTable(table),
             Body::Select(select) => match select.lock {
                 None => Self::Select(select),
                 Some(mode) => Self::Lock { select, mode, targets: None },
@@ -153,6 +187,16 @@ impl<R: Row> Part<R> {
             Body::Insert { rows, on_conflict: OnConflict::Nothing } => {
                 Self::InsertOrNothing { rows, probed: 0 }
             }
+        }
+    }
+
+    /// The table of the rows that it writes or locks.
+    fn table(&self) -> Option<Table> {
+        match self {
+            Part::LockTable(_) | Part::Select(_) => None,
+            Part::Lock { select, .. } => Some(select.rows.table),
+            Part::Update { rows, .. } | Part::Delete { rows, .. } => Some(rows.table),
+            Part::Insert { rows, .. } | Part::InsertOrNothing { rows, .. } => rows.front().map(Row::table),
         }
     }
 }
@@ -421,6 +465,7 @@ fn check<R: Row>(row: &R) -> Result<(), Stop<R>> {
 impl<R: Row> std::fmt::Debug for Running<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let part = match &self.part {
+            Part::LockTable(_) => "lock table",
             Part::Select(_) => "select",
             Part::Lock { .. } => "select for",
             Part::Update { .. } => "update",

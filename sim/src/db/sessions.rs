@@ -377,6 +377,7 @@ impl<R: Row> Db<R> {
             return Err(ErrorClass::InFailedTransaction);
         }
         let snapshot = match self.mode {
+            Mode::Postgres if statement.only_locks_table() => Arc::new(self.store.snapshot()),
             Mode::Postgres => self.postgres_snapshot(id),
             Mode::Sqlite => {
                 assert!(!statement.starts_with_lock(), "SQLite has no row locks: {statement:?}");
@@ -386,12 +387,14 @@ impl<R: Row> Db<R> {
                 Arc::clone(&self.session(id).pinned.as_ref().expect("pinned by open_file").snapshot)
             }
         };
-        let session = self.session_mut(id);
+        let session = self.sessions.get_mut(&id).expect("looked at above");
         let transaction = session.transaction.as_mut().expect("opened above");
         transaction.commands += 1;
         let repeatable = transaction.begin == Some(Begin::RepeatableRead);
         let undo_mark = transaction.journal.undo.len();
-        let running = Running::new(statement, snapshot, transaction.commands, repeatable);
+        let mut running = Running::new(statement, snapshot, transaction.commands, repeatable);
+        // Who is held at a gate has its tables. Who can't have them yet asks again when it runs.
+        let _ = running.take_tables(&mut self.store, &mut transaction.journal);
         session.statement = Some(InFlight { running, undo_mark, wait: None });
         Ok(())
     }

@@ -128,9 +128,12 @@ impl<R: Row> Select<R> {
 pub struct Statement<R: Row> {
     pub(super) body: Body<R>,
     pub(super) then: VecDeque<Continue<R>>,
+    /// The tables whose rows parts after the first write or lock, as far as somebody has said so.
+    pub(super) tables: Vec<Table>,
 }
 
 pub(super) enum Body<R: Row> {
+    LockTable(Table),
     Select(Select<R>),
     Update { rows: Rows<R>, change: Change<R> },
     Delete { rows: Rows<R> },
@@ -158,6 +161,13 @@ impl<R: Row> Statement<R> {
     pub fn select(select: Select<R>) -> Self {
         assert!(select.lock.is_some() || !select.skip_locked, "only a locking select can skip locked rows");
         Self::new(Body::Select(select))
+    }
+
+    /// `LOCK TABLE … IN EXCLUSIVE MODE`: waits for all who have written or locked rows of the table, or asked to, and
+    /// keeps others from that until the transaction ends. Plain selects go on. PostgreSQL mode only.
+    #[must_use]
+    pub fn lock_table(table: Table) -> Self {
+        Self::new(Body::LockTable(table))
     }
 
     /// `UPDATE … RETURNING`: the new versions. `change` is asked again about the newest version of a row for
@@ -193,13 +203,31 @@ impl<R: Row> Statement<R> {
         self
     }
 
-    fn new(body: Body<R>) -> Self {
-        Self { body, then: VecDeque::new() }
+    /// Says that a part after the first writes or locks rows of this table: PostgreSQL has all tables of a statement
+    /// before it takes its snapshot. Matters only for tables that somebody [locks whole](Self::lock_table), and only
+    /// certification locks others than the queues'.
+    #[must_use]
+    pub fn and_writes(mut self, table: Table) -> Self {
+        self.tables.push(table);
+        self
     }
 
-    /// Whether the first part is a locking select.
+    fn new(body: Body<R>) -> Self {
+        Self { body, then: VecDeque::new(), tables: Vec::new() }
+    }
+
+    /// Whether it reads nothing: at REPEATABLE READ it takes no snapshot for the transaction.
+    pub(super) fn only_locks_table(&self) -> bool {
+        matches!(self.body, Body::LockTable(_)) && self.then.is_empty()
+    }
+
+    /// Whether the first part is a locking select, or locks a table.
     pub(super) fn starts_with_lock(&self) -> bool {
-        matches!(&self.body, Body::Select(select) if select.lock.is_some())
+        match &self.body {
+            Body::LockTable(_) => true,
+            Body::Select(select) => select.lock.is_some(),
+            Body::Update { .. } | Body::Delete { .. } | Body::Insert { .. } => false,
+        }
     }
 
     /// Whether the first part neither writes nor locks; a later part may still.
@@ -235,6 +263,7 @@ impl<R: Row> fmt::Debug for Select<R> {
 impl<R: Row> fmt::Debug for Statement<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.body {
+            Body::LockTable(table) => f.debug_tuple("LockTable").field(table).finish(),
             Body::Select(select) => f.debug_tuple("Select").field(select).finish(),
             Body::Update { rows, .. } => f.debug_tuple("Update").field(rows).finish(),
             Body::Delete { rows } => f.debug_tuple("Delete").field(rows).finish(),

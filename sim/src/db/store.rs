@@ -60,6 +60,16 @@ pub(super) enum Locked {
     Wait { xids: Vec<Xid>, queue: Option<(VersionId, LockMode)>, skippable: bool },
 }
 
+/// What a transaction has of a table, or waits to have.
+#[derive(Clone, Copy, Debug)]
+struct TableLock {
+    xid: Xid,
+    table: Table,
+    /// All of it, and not only to write or lock rows: nobody else may do that meanwhile.
+    whole: bool,
+    held: bool,
+}
+
 /// The answer to the question whether a unique key is taken.
 #[derive(Debug)]
 pub(super) enum Probe {
@@ -84,6 +94,8 @@ pub(super) struct Store<R: Row> {
     tables: Vec<BTreeMap<R::Key, Chain<R>>>,
     uniques: BTreeMap<R::Unique, Vec<(Table, R::Key)>>,
     active: Vec<Xid>,
+    /// Those who wait in the order in which they are served.
+    table_locks: Vec<TableLock>,
     next_xid: Xid,
     next_version: u64,
     /// Rows with versions that nobody will see any more once the oldest snapshots are gone.
@@ -97,6 +109,7 @@ impl<R: Row> Store<R> {
             tables: Vec::new(),
             uniques: BTreeMap::new(),
             active: Vec::new(),
+            table_locks: Vec::new(),
             next_xid: Xid(1),
             next_version: 0,
             garbage: BTreeSet::new(),
@@ -123,11 +136,39 @@ impl<R: Row> Store<R> {
     pub(super) fn end(&mut self, xid: Xid, locked: Vec<(Table, R::Key)>) {
         let index = self.active.binary_search(&xid).expect("only an active transaction ends");
         self.active.remove(index);
+        self.table_locks.retain(|lock| lock.xid != xid);
         for (table, key) in locked {
             if let Some(chain) = self.chain_mut(table, &key) {
                 chain.locks.retain(|(holder, _)| *holder != xid);
             }
         }
+    }
+
+    /// Takes a table, whole or to write and lock rows of it, or waits and tells who stands in the way. First come first
+    /// served; but who has some of the table overtakes those who wait for that.
+    pub(super) fn lock_table(&mut self, table: Table, xid: Xid, whole: bool) -> Result<(), Vec<Xid>> {
+        let is_own = |lock: &TableLock| lock.xid == xid && lock.table == table;
+        let mut own = self.table_locks.iter().filter(|lock| is_own(lock) && lock.held);
+        let has_some = own.clone().next().is_some();
+        if own.any(|lock| lock.whole || !whole) {
+            return Ok(());
+        }
+        let place =
+            self.table_locks.iter().position(|lock| is_own(lock) && !lock.held).unwrap_or_else(|| {
+                let overtaken =
+                    |lock: &TableLock| has_some && lock.table == table && !lock.held && lock.whole;
+                let locks = &mut self.table_locks;
+                let place = locks.iter().position(overtaken).unwrap_or(locks.len());
+                locks.insert(place, TableLock { xid, table, whole, held: false });
+                place
+            });
+        let others =
+            self.table_locks.iter().enumerate().filter(|(_, lock)| lock.table == table && lock.xid != xid);
+        let in_the_way =
+            others.filter(|(other, lock)| (whole || lock.whole) && (lock.held || *other < place));
+        let in_the_way: Vec<Xid> = in_the_way.map(|(_, lock)| lock.xid).collect();
+        self.table_locks[place].held = in_the_way.is_empty();
+        if in_the_way.is_empty() { Ok(()) } else { Err(in_the_way) }
     }
 
     /// What a reader sees of these rows, in the order of their keys.
