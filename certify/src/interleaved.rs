@@ -9,7 +9,7 @@ use std::time::Duration;
 use steadfast_core::Verdict;
 use steadfast_core::decide;
 use steadfast_core::name::{Key, Kind, Queue, Slot, TaskId, WorkerId};
-use steadfast_core::step::{Batch, Outcome, Prune, QueueLimit, Refusal, Renewal, Report, Step};
+use steadfast_core::step::{Batch, Outcome, Prune, QueueLimit, QueuePause, Refusal, Renewal, Report, Step};
 use steadfast_core::storage::{ClaimRequest, Claimed, Error, Lapsed, Lease};
 use steadfast_core::task::{Backoff, NewTask, OnConflict, OnParentFailure, Parent, State};
 use steadfast_sim::storage::flaws::Flaw;
@@ -215,6 +215,38 @@ fn claims() -> Vec<Interleaving> {
                 vec![("t1", Running), ("t2", Running)],
             )
         },
+        plain(
+            "a queue's first limit waits for who claims from the queue",
+            two_ready(),
+            [claim(2), limit(1)],
+            waits(A),
+            ["t1 t2", "applied"],
+            vec![("t1", Running), ("t2", Running)],
+        ),
+        plain(
+            "who claims waits for the queue's first limit, and keeps to it",
+            two_ready(),
+            [claim(2), limit(1)],
+            waits(B),
+            ["t1", "applied"],
+            vec![("t1", Running), ("t2", Ready)],
+        ),
+        plain(
+            "a pause waits for who claims from the queue",
+            two_ready(),
+            [claim(1), pause()],
+            waits(A),
+            ["t1", "applied"],
+            vec![("t1", Running), ("t2", Ready)],
+        ),
+        plain(
+            "who claims waits for the queue's first pause, and gets nothing",
+            two_ready(),
+            [claim(2), pause()],
+            waits(B),
+            ["", "applied"],
+            vec![("t1", Ready), ("t2", Ready)],
+        ),
     ]
 }
 
@@ -394,8 +426,21 @@ fn lapsed(name: &str) -> Vec<Call> {
 
 /// Two ready tasks in a queue that lets one run.
 fn limited() -> Vec<Call> {
-    let limit = QueueLimit { queue: Queue::default_queue(), concurrency: Some(1) };
-    vec![put(task("t1")), put(task("t2")), Call::Apply(vec![Batch::from(Step::Limit(limit))])]
+    [two_ready(), vec![limit(1)]].concat()
+}
+
+fn two_ready() -> Vec<Call> {
+    vec![put(task("t1")), put(task("t2"))]
+}
+
+fn limit(concurrency: u32) -> Call {
+    let limit = QueueLimit { queue: Queue::default_queue(), concurrency: Some(concurrency) };
+    Call::Apply(vec![Batch::from(Step::Limit(limit))])
+}
+
+fn pause() -> Call {
+    let pause = QueuePause { queue: Queue::default_queue(), paused: true };
+    Call::Apply(vec![Batch::from(Step::Pause(pause))])
 }
 
 fn task(name: &str) -> NewTask {

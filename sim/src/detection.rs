@@ -1,6 +1,6 @@
 //! What the simulator must find: the specimens, and what ships with one flaw, each with the property that names it.
 
-use crate::scenario::{Scenario, drains, families, followers, incidents, leases, lines, workers};
+use crate::scenario::{Scenario, drains, families, followers, incidents, leases, limits, lines, workers};
 use crate::specimens::{SPECIMENS, Specimen};
 use crate::storage::flaws::Flaw;
 use crate::strategy::Strategy;
@@ -74,6 +74,7 @@ impl Subject {
             Flaw::UncheckedLeaseOnReclaim => (leases::SCENARIO, "P16"),
             Flaw::LeaseByWorkersClock | Flaw::DeadlineByWorkersClock => (workers::SCENARIO, "P16"),
             Flaw::LimitCountedBeforeLock | Flaw::LimitOutsideClaim => (workers::SCENARIO, "P18"),
+            Flaw::LimitWithoutClaims => (limits::SCENARIO, "P18"),
             Flaw::IdCursorReader => (followers::SCENARIO, "P19"),
             Flaw::CommitTagIgnored
             | Flaw::InsertLostWithItsHolder
@@ -138,6 +139,7 @@ const fn is_about_locks(flaw: Flaw) -> bool {
             | Flaw::FanInByNotExists
             | Flaw::LimitCountedBeforeLock
             | Flaw::LimitOutsideClaim
+            | Flaw::LimitWithoutClaims
             | Flaw::NoShareLockOnHolder
             | Flaw::PromotionInStatementOfEnd
             | Flaw::PromotionWithoutLocks

@@ -387,6 +387,7 @@ BEGIN{CHECK}
         END IF;
     END IF;
     IF cardinality(_l_queue) > 0 THEN
+        {LOCK_QUEUES};
         {SET_LIMITS};
         _ready := true;
     END IF;
@@ -466,6 +467,7 @@ BEGIN{CHECK}
         END IF;
     END IF;
     IF cardinality(_q_queue) > 0 THEN
+        {LOCK_QUEUES};
         {PAUSE};
     END IF;
     IF cardinality(_b_worker) > 0 THEN

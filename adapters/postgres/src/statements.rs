@@ -109,7 +109,8 @@ statements! {
     // ---- claims ----
 
     /// Locks the limits of the queues asked for, in order of name; a pause is a limit of 0. Counting what runs is left
-    /// to a later statement: a count in this one would be older than the wait for the lock.
+    /// to a later statement: a count in this one would be older than the wait for the lock. Where there is no row, there
+    /// is none until the end either: see `LOCK_QUEUES`.
     LOCK_LIMITS = "
         SELECT array_agg(name), array_agg(CASE WHEN paused THEN 0 ELSE concurrency END)
         FROM (SELECT name, concurrency, paused FROM queue
@@ -493,6 +494,10 @@ statements! {
         WHERE x.tasks IS NOT NULL";
 
     // ---- queues ----
+
+    /// Waits for the claims that are under way, and keeps others from beginning until the end: a queue that isn't limited
+    /// or paused yet has no row that they could have locked.
+    LOCK_QUEUES = "LOCK TABLE queue IN EXCLUSIVE MODE";
 
     /// Sets limits.
     SET_LIMITS = "

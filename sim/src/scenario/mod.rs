@@ -16,6 +16,7 @@ mod weather;
 pub mod burst;
 pub mod incidents;
 pub mod leases;
+pub mod limits;
 pub mod lines;
 pub mod plain;
 pub mod promptness;
@@ -85,6 +86,7 @@ pub const SCENARIOS: &[Scenario] = &[
     sessions::SCENARIO,
     leases::SCENARIO,
     families::SCENARIO,
+    limits::SCENARIO,
     lines::SCENARIO,
     followers::SCENARIO,
     drains::SCENARIO,

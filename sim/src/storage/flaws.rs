@@ -61,6 +61,7 @@ flaws! {
     FirstParentReleases "first-parent-releases" "The first parent to end releases its children."
     LimitCountedBeforeLock "limit-counted-before-lock" "A limit is counted before its row is locked."
     LimitOutsideClaim "limit-outside-claim" "A limit is read and counted without any lock."
+    LimitWithoutClaims "limit-without-claims" "A limit is set without waiting for the claims that are under way."
     NoShareLockOnHolder "no-share-lock-on-holder" "Whoever waits for a slot reads its holder without a share lock."
     PromotionInStatementOfEnd "promotion-in-statement-of-end"
         "The first who waits for a slot gets it in the statement that ends the holder."

@@ -22,6 +22,10 @@ pub(super) async fn apply(
     steps: &[(Place, &Step)],
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
+    if steps.iter().any(|(_, step)| matches!(step, Step::Pause(_))) {
+        transaction.begin_part("queue");
+        transaction.lock_queues().await?;
+    }
     for (place, step) in steps {
         let receipt = match step {
             Step::Pause(QueuePause { queue, paused }) => {
@@ -50,9 +54,11 @@ pub(super) async fn limit(
     limits: &[(Place, &QueueLimit)],
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
-    if !limits.is_empty() {
-        transaction.begin_part("queue");
+    if limits.is_empty() {
+        return Ok(());
     }
+    transaction.begin_part("queue");
+    transaction.lock_queues().await?;
     for (place, QueueLimit { queue, concurrency }) in limits {
         let (concurrency, new) = (*concurrency, QueueRow { concurrency: *concurrency, ..plain(queue) });
         let set = move |row: &QueueRow| QueueRow { concurrency, ..row.clone() };

@@ -18,7 +18,7 @@ use crate::scheduler::yield_now;
 use crate::world::{Node, Server};
 
 use super::flaws::Flaw;
-use super::rows::{RowKey, StoreRow};
+use super::rows::{RowKey, StoreRow, table};
 
 /// How long a statement waits for somebody else's lock before it gives up, as the adapters have it.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(40);
@@ -149,6 +149,15 @@ impl Transaction {
         select: Select<StoreRow>,
     ) -> Result<Vec<StoreRow>, Error> {
         self.run(self.locking(mode, select).into()).await
+    }
+
+    /// Waits for the claims that are under way, and keeps others from beginning, where the database doesn't do so by
+    /// itself: a queue that isn't limited or paused yet has no row that they could have locked.
+    pub(super) async fn lock_queues(&self) -> Result<(), Error> {
+        if self.server.db().mode() == Mode::Postgres && !self.has(Flaw::LimitWithoutClaims) {
+            self.run(Statement::lock_table(table::QUEUE)).await?;
+        }
+        Ok(())
     }
 
     /// A select that locks, where the database has row locks.

@@ -17,6 +17,7 @@ use super::bench::*;
 
 super::cases! { "concurrency", 4,
     "P18, D6" => a_limit_of_one_holds_between_eight_claimers,
+    "P18" => a_first_limit_or_pause_holds_once_it_is_answered,
     "P3, A1" => eight_claimers_lease_each_of_four_hundred_tasks_once,
     "P2, D9" => eight_submits_of_one_key_store_one_task,
     "P11" => ten_newcomers_that_replace_each_other_leave_one_holder,
@@ -33,8 +34,9 @@ async fn insert_many<S: Storage>(bench: &Bench<S>, count: usize) {
     applied(bench.send_batch(steps).await);
 }
 
-async fn running(store: &impl Storage) -> usize {
-    let filter = TaskFilter { state: Some(State::Running), limit: 100, ..TaskFilter::default() };
+async fn running(store: &impl Storage, of: &str) -> usize {
+    let (state, of) = (Some(State::Running), Some(queue(of)));
+    let filter = TaskFilter { state, queue: of, limit: 100, ..TaskFilter::default() };
     match store.read(&Query::Tasks(filter)).await.expect("answered").answer {
         Answer::Tasks(tasks) => tasks.len(),
         other => panic!("not a list: {other:?}"),
@@ -53,7 +55,7 @@ async fn a_limit_of_one_holds_between_eight_claimers<S: Storage>(bench: &Bench<S
                 let claimed = persist_claim(&store, "default", 5).await;
                 assert!(claimed.len() <= 1, "one call leased {}", claimed.len());
                 for lease in claimed {
-                    assert_eq!(running(&store).await, 1, "tasks of a queue with a limit of 1 run");
+                    assert_eq!(running(&store, "default").await, 1, "tasks of a queue with a limit of 1 run");
                     moved(persist_batch(&store, vec![settle(&lease, done())]).await);
                     settled.fetch_add(1, Ordering::SeqCst);
                 }
@@ -65,6 +67,35 @@ async fn a_limit_of_one_holds_between_eight_claimers<S: Storage>(bench: &Bench<S
         claimer.boxed()
     });
     bench.together(claimers).await;
+}
+
+/// Nothing is known of the queue before, so there is no row that a claim could have locked.
+async fn a_first_limit_or_pause_holds_once_it_is_answered<S: Storage>(bench: &Bench<S>) {
+    for round in 0..40 {
+        let name = format!("q{round}");
+        let tasks = (0..CLAIMERS).map(|number| format!("{name}.t{number}"));
+        let steps = tasks.map(|id| put(&NewTask { queue: queue(&name), ..task(&id) }));
+        applied(bench.send_batch(steps.collect()).await);
+        let (step, most) = if round % 2 == 0 { (limit(&name, Some(1)), 1) } else { (pause(&name, true), 0) };
+        let claims = (1..CLAIMERS).map(|number| {
+            let (store, name) = (bench.client(number), name.clone());
+            async move { persist_claim(&store, &name, 1).await.len() }.boxed()
+        });
+        let (store, holds) = (bench.client(0), name.clone());
+        let hold = async move {
+            persist_batch(&store, vec![step]).await;
+            running(&store, &holds).await
+        };
+        let mut parts: Vec<_> = claims.collect();
+        parts.insert(CLAIMERS / 2, hold.boxed());
+        let mut counts = bench.together(parts).await;
+        let then = counts.remove(CLAIMERS / 2);
+        let in_the_end = running(&bench.client(0), &name).await;
+        assert!(
+            in_the_end <= most.max(then),
+            "{then} ran when it was answered that {most} may, and {in_the_end} in the end, in round {round}"
+        );
+    }
 }
 
 async fn eight_claimers_lease_each_of_four_hundred_tasks_once<S: Storage>(bench: &Bench<S>) {

@@ -75,7 +75,7 @@ const APPLY_STOPS: [(&Statement, usize, &str); 16] = [
     ),
     (&s::LOCK_CHILDREN, 0, "'children'"),
     (&s::RELEASE, 0, "'release'"),
-    (&s::SET_LIMITS, 0, "'queue'"),
+    (&s::LOCK_QUEUES, 0, "'queue'"),
     (&s::LOCK_WAITERS, 0, "'waiters'"),
 ];
 
@@ -89,10 +89,11 @@ const FIND_LEFT: &str = "_left := ARRAY(
         AND one.step NOT IN (SELECT step FROM unnest(o_step, o_what) AS e(step, what) WHERE what = 1)); ";
 
 /// The stops of the function that keeps house and reports.
-const KEEP_STOPS: [(&Statement, usize, &str); 3] = [
+const KEEP_STOPS: [(&Statement, usize, &str); 4] = [
     (&s::keep::LOCK_REPORTED, 0, "'reported'"),
     (&s::keep::FIND_TAKEN, 0, "'taken'"),
     (&s::keep::REPORT, 0, "'report'"),
+    (&s::LOCK_QUEUES, 0, "'queue'"),
 ];
 
 /// D6's mistake: the count is as old as the wait for the lock.
