@@ -466,10 +466,6 @@ BEGIN{CHECK}
             {KEEP_CHECKPOINTS};
         END IF;
     END IF;
-    IF cardinality(_q_queue) > 0 THEN
-        {LOCK_QUEUES};
-        {PAUSE};
-    END IF;
     IF cardinality(_b_worker) > 0 THEN
         {BEAT};
     END IF;
@@ -498,6 +494,11 @@ BEGIN{CHECK}
         o_rev := ARRAY[cardinality(_forgotten)];
         RETURN NEXT;
     END LOOP;
+    -- Last, because no queue is claimed from until the end.
+    IF cardinality(_q_queue) > 0 THEN
+        {LOCK_QUEUES};
+        {PAUSE};
+    END IF;
     o_what := NULL; o_step := NULL; o_task := NULL; o_rev := NULL;
     o_hints := (false = ANY(_q_paused))::integer;
     RETURN NEXT;

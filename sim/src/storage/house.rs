@@ -16,34 +16,39 @@ use super::apply::{Place, Verdict, Verdicts};
 use super::rows::{EdgeRow, QueueRow, RowKey, StoreRow, table};
 use super::transaction::Transaction;
 
-/// Carries out what is still to be done of these batches.
+/// Carries out what is still to be done of these batches; pauses last, because no queue is claimed from after that.
 pub(super) async fn apply(
     transaction: &Transaction,
     steps: &[(Place, &Step)],
     verdicts: &mut Verdicts<'_>,
 ) -> Result<(), Error> {
-    if steps.iter().any(|(_, step)| matches!(step, Step::Pause(_))) {
-        transaction.begin_part("queue");
-        transaction.lock_queues().await?;
-    }
+    let mut pauses = Vec::new();
     for (place, step) in steps {
         let receipt = match step {
-            Step::Pause(QueuePause { queue, paused }) => {
-                let (paused, new) = (*paused, QueueRow { paused: *paused, ..plain(queue) });
-                let set = move |row: &QueueRow| QueueRow { paused, ..row.clone() };
-                set_queue(transaction, new, set).await?;
-                Receipt::Paused
-            }
             Step::Beat(beat) => {
                 see(transaction, beat).await?;
                 Receipt::Seen
             }
             Step::Prune(step) => Receipt::Pruned(prune(transaction, step).await?),
+            Step::Pause(step) => {
+                pauses.push((*place, step));
+                continue;
+            }
             Step::Insert(_) | Step::Transition(_) | Step::Renew(_) | Step::Report(_) | Step::Limit(_) => {
                 continue;
             }
         };
         verdicts.set(*place, Verdict::Applied(receipt));
+    }
+    if !pauses.is_empty() {
+        transaction.begin_part("queue");
+        transaction.lock_queues().await?;
+    }
+    for (place, QueuePause { queue, paused }) in pauses {
+        let (paused, new) = (*paused, QueueRow { paused: *paused, ..plain(queue) });
+        let set = move |row: &QueueRow| QueueRow { paused, ..row.clone() };
+        set_queue(transaction, new, set).await?;
+        verdicts.set(place, Verdict::Applied(Receipt::Paused));
     }
     Ok(())
 }
