@@ -96,9 +96,11 @@ pub fn spawn(command: Command, lines: impl LineSink) -> Result<Running, SpawnErr
     }
     let (guard, channel, hang_up) = start_guard(&command.guard)
         .map_err(|source| SpawnError::Guard { program: command.guard.program.clone(), source })?;
-    let (orders, orders_seen) = watch::channel(Orders::new(lease_until_ns));
+    let told = Orders::new(lease_until_ns);
+    let (orders, orders_seen) = watch::channel(told);
     let (phase, phase_seen) = watch::channel(Phase::Starting);
-    let pump = Pump { guard, channel, start, payload: command.stdin, orders: orders_seen, phase };
+    let opening = Opening { start, told, payload: command.stdin };
+    let pump = Pump { guard, channel, opening, orders: orders_seen, phase };
     let pump = tokio::spawn(pump.run(scratch, lines));
     Ok(Running { pump, hang_up, control: Control { orders, phase: phase_seen } })
 }
@@ -246,11 +248,17 @@ enum Phase {
 struct Pump {
     guard: Guard,
     channel: UnixStream,
-    /// The first frame.
-    start: Vec<u8>,
-    payload: Vec<u8>,
+    opening: Opening,
     orders: watch::Receiver<Orders>,
     phase: watch::Sender<Phase>,
+}
+
+struct Opening {
+    /// The first frame.
+    start: Vec<u8>,
+    /// What the guard knows from it. Others may have been ordered by the time it is sent.
+    told: Orders,
+    payload: Vec<u8>,
 }
 
 struct Guard {
@@ -261,10 +269,10 @@ struct Guard {
 
 impl Pump {
     async fn run(self, scratch: Option<Scratch>, lines: impl LineSink) -> Finished {
-        let Self { guard: Guard { process, stdout, stderr }, channel, start, payload, orders, phase } = self;
+        let Self { guard: Guard { process, stdout, stderr }, channel, opening, orders, phase } = self;
         let (gone, gone_seen) = oneshot::channel();
         let talk = async {
-            let exit = converse(process, channel, [start, payload], orders, &phase).await;
+            let exit = converse(process, channel, opening, orders, &phase).await;
             phase.send_replace(Phase::Over);
             // Fails where both streams ended first.
             let _ = gone.send(());
@@ -285,7 +293,7 @@ impl Pump {
 async fn converse(
     mut guard: Child,
     mut channel: UnixStream,
-    opening: [Vec<u8>; 2],
+    opening: Opening,
     orders: watch::Receiver<Orders>,
     phase: &watch::Sender<Phase>,
 ) -> Exit {
@@ -355,15 +363,10 @@ async fn next_report(reader: &mut ReadHalf<'_>) -> io::Result<Report> {
 /// `listen` knows it.
 async fn feed(
     mut writer: WriteHalf<'_>,
-    [start, payload]: [Vec<u8>; 2],
-    orders: watch::Receiver<Orders>,
+    Opening { start, mut told, payload }: Opening,
+    mut orders: watch::Receiver<Orders>,
 ) -> Infallible {
     let sent = async {
-        let mut orders = orders;
-        let mut told = *orders.borrow();
-        // Told with the start frame, or as a change.
-        told.terminations = 0;
-        told.kill_at_ns = None;
         writer.write_all(&start).await?;
         writer.write_all(&Order::payload_header(payload.len())).await?;
         writer.write_all(&payload).await?;
@@ -383,6 +386,7 @@ async fn feed(
 
 /// Ends when a kill was ordered so long ago that the guard must be stopped or stuck.
 async fn unanswered(mut orders: watch::Receiver<Orders>) {
+    let answer_max_ns = u64::try_from(GUARD_ANSWER_MAX.as_nanos()).expect("some seconds");
     loop {
         let kill_at_ns = orders.borrow_and_update().kill_at_ns;
         let Some(at_ns) = kill_at_ns else {
@@ -392,8 +396,9 @@ async fn unanswered(mut orders: watch::Receiver<Orders>) {
             continue;
         };
         tokio::select! {
-            () = tokio::time::sleep(clock::until(at_ns) + GUARD_ANSWER_MAX) => return,
-            // An earlier time may have been ordered; without anybody left to order, the sleep decides.
+            () = tokio::time::sleep(clock::until(at_ns.saturating_add(answer_max_ns))) => return,
+            // An earlier time may have been ordered, or the lease was renewed; without anybody left to order, the sleep
+            // decides.
             Ok(()) = orders.changed() => {}
         }
     }

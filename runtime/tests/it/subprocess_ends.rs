@@ -192,10 +192,30 @@ async fn a_lost_guard_ends_the_group_by_the_workers_hand() {
 async fn a_stopped_guard_is_not_waited_for_for_ever() {
     let Started { running, pids, .. } = started(shell(PARENT_AND_CHILD)).await;
     kill_process(parent_of(pids[0]), Signal::STOP).unwrap();
-    running.control().kill();
-    let finished = ended(running).await;
+    let control = running.control();
+    control.kill();
+    // The worker lives, and so does its lease.
+    let renewing = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            control.renewed(LONG);
+        }
+    };
+    let finished = tokio::select! {
+        finished = ended(running) => finished,
+        () = renewing => unreachable!("it renews for ever"),
+    };
     assert!(matches!(finished.exit, Exit::GuardLost(_)), "{:?}", finished.exit);
     all_gone(&pids).await;
+}
+
+#[tokio::test]
+async fn a_renewal_before_the_guard_has_heard_of_the_lease_is_told() {
+    let mut command = shell("sleep 1");
+    command.lease = Duration::from_millis(500);
+    let running = spawn(command, Lines::default().sink()).unwrap();
+    running.control().renewed(LONG);
+    assert_eq!(ended(running).await.exit, Exit::Code(0));
 }
 
 fn parent_of(pid: Pid) -> Pid {
