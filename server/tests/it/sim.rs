@@ -103,8 +103,9 @@ fn an_interrupted_sweep_says_what_it_found_so_far() {
     let mut child = place.command(&args).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();
-    assert!(first.contains("P4"), "{first}");
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    // Of two threads either may be the first to find one, of P4 or of what comes of it.
+    assert!(first.contains(r#""property":"P"#), "{first}");
     let summary: Value = serde_json::from_str(&lines.last().unwrap().unwrap()).unwrap();
     assert_eq!(summary["interrupted"], true);
     assert!(summary["violations"].as_u64() > Some(0), "{summary}");
