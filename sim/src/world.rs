@@ -15,7 +15,7 @@ use std::time::Duration;
 use steadfast_core::name::TaskId;
 use steadfast_core::time::ManualClock;
 use steadfast_core::wake::{Hint, Hints, Wake};
-use steadfast_core::{ErrorKind, State, StoreId, Timestamp};
+use steadfast_core::{ErrorKind, State, StoreId, Task, Timestamp};
 
 use crate::choices::{Choices, Stream};
 use crate::db::{Db, Mode, Table};
@@ -257,6 +257,17 @@ impl Server {
         wake
     }
 
+    /// Whether a task that ran leaves room in a queue with a limit, where another is ready.
+    fn makes_room(&self, left: &Task) -> bool {
+        let of_queue = |task: &Task, state| task.queue == left.queue && task.state == state;
+        let ran = |task: &Task| task.id == left.id && task.state == State::Running;
+        let limits = |row: &StoreRow| matches!(row, StoreRow::Queue(row) if row.queue == left.queue && row.limit().is_some_and(|limit| limit > 0));
+        left.state != State::Running
+            && self.db().committed(table::QUEUE).any(limits)
+            && self.history.any_task(ran)
+            && self.history.any_task(|task| of_queue(task, State::Ready))
+    }
+
     /// A transaction of this process has committed, at this very instant.
     pub(crate) fn committed(&self, by: &str, rows: &[StoreRow], deleted: &[RowKey]) {
         let mut hint = Hint { ready: false, changed: false };
@@ -264,7 +275,7 @@ impl Server {
             match row {
                 StoreRow::Task(row) => {
                     hint.changed = true;
-                    hint.ready |= row.task.state == State::Ready;
+                    hint.ready |= row.task.state == State::Ready || self.makes_room(&row.task);
                 }
                 // What a limit or a pause kept waiting may be claimed now.
                 StoreRow::Queue(row) => hint.ready |= row.limit() != Some(0),

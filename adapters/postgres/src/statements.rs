@@ -199,14 +199,19 @@ statements! {
                 AND (x.overdue IS NULL OR t.deadline_at <= :now::bigint)
             RETURNING x.step, t.id, t.state, t.rev, t.fence, t.cancel IS NOT NULL AS cancelling,
                 t.attempt + coalesce(x.back, 0) AS attempt, x.fence IS NULL AS displaced,
-                CASE WHEN t.state > 3 AND NOT t.slot_waiting THEN t.slot END AS freed, t.key IS NOT NULL AS keyed
+                CASE WHEN t.state > 3 AND NOT t.slot_waiting THEN t.slot END AS freed, t.key IS NOT NULL AS keyed,
+                t.queue
         )
         SELECT array_agg(step), array_agg(state), array_agg(rev), array_agg(fence), array_agg(cancelling),
             array_agg(id) FILTER (WHERE state = 4 AND NOT keyed), array_agg(id) FILTER (WHERE state > 4 AND NOT keyed),
             array_agg(id) FILTER (WHERE state = 4 AND keyed), array_agg(id) FILTER (WHERE state > 4 AND keyed),
             array_agg(id) FILTER (WHERE state < 3 AND fence > 0),
             array_agg(attempt) FILTER (WHERE state < 3 AND fence > 0),
-            coalesce(bool_or(state = 2), false), coalesce(bool_or(displaced), false),
+            coalesce(bool_or(state = 2), false) OR EXISTS (
+                SELECT FROM queue AS q WHERE q.concurrency > 0
+                    AND q.name IN (SELECT queue FROM moved WHERE state <> 3 AND fence > 0)
+                    AND EXISTS (SELECT FROM task AS w WHERE w.queue = q.name AND w.state = 2)),
+            coalesce(bool_or(displaced), false),
             array_agg(freed) FILTER (WHERE freed IS NOT NULL)
         FROM moved";
 

@@ -46,7 +46,7 @@ impl fmt::Display for Awaited {
         f.write_str(match self {
             Awaited::Entry => "to enter in the place of the one that it replaced",
             Awaited::Word => "to be told of its cancel",
-            Awaited::Turn => "for its turn behind an attempt in its grace",
+            Awaited::Turn => "for its turn",
         })
     }
 }

@@ -1,15 +1,17 @@
 //! What must happen soon where nothing is wrong: who replaces the holder of a slot enters, a handler hears of a cancel, and a
-//! task gets its turn although the one before it is deaf. One worker that runs one attempt at a time, and no faults; only
-//! latencies, and who goes first, are chosen.
+//! task gets its turn although the one before it is deaf; and of a queue that lets one task run, one follows the other. A
+//! worker that runs one attempt at a time, one that could run more than its queue lets it, and no faults; only latencies, and
+//! who goes first, are chosen.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join_all, select};
 use steadfast_core::Verdict;
 use steadfast_core::engine::Cancelled;
 use steadfast_core::handler::StopReason;
-use steadfast_core::name::{Slot, TaskId};
+use steadfast_core::name::{Queue, Slot, TaskId};
+use steadfast_core::step::QueueLimit;
 use steadfast_core::task::{NewTask, OnConflict};
 
 use super::incidents::{Process, Work, done, goals, new_task, number_of, told, until_all_ended};
@@ -20,17 +22,19 @@ use crate::world::World;
 
 const ENTERED: &str = "a newcomer entered although the attempt that it replaced was deaf";
 const HEARD: &str = "a handler heard of a cancel";
+const FOLLOWED: &str = "the tasks of a queue that lets one run followed each other";
 const TURN: &str = "a task got its turn while an attempt that had timed out was in its grace";
 
 /// This scenario.
 pub const SCENARIO: Scenario = Scenario {
     name: "promptness",
-    about: "one worker, one attempt at a time, no faults: newcomers, cancels and turns that may not wait",
-    goals: Goals { all: &[ENTERED, HEARD, TURN], reached, has_faults: false },
+    about: "no faults: newcomers, cancels, turns and the next of a limited queue that may not wait",
+    goals: Goals { all: &[ENTERED, HEARD, TURN, FOLLOWED], reached, has_faults: false },
     run: &|world| Box::pin(run(world)),
 };
 
 const ROUNDS: u64 = 4;
+const FOLLOWERS: u64 = 5;
 /// Longer than a worker leaves any change unseen; shorter than the grace of three seconds.
 const SOON: Duration = Duration::from_secs(2);
 /// How often it is looked for.
@@ -69,11 +73,14 @@ async fn run(world: World) {
     world.heal();
     let client = Process::start(&world, "client");
     Process::start_worker(&world, "worker", 1, WORK);
+    drop(Process::start(&world, "other worker").work_on(narrow(), 5, WORK));
+    while client.engine.limit(QueueLimit { queue: narrow(), concurrency: Some(1) }).await.is_err() {}
     for round in 0..ROUNDS {
-        match client.pick(Stream::Workload, "what may not wait", round, 3) {
+        match client.pick(Stream::Workload, "what may not wait", round, 4) {
             0 => replace(&world, &client, round).await,
             1 => cancel(&world, &client, round).await,
-            _ => time_out(&world, &client, round).await,
+            2 => time_out(&world, &client, round).await,
+            _ => follow(&world, &client, round).await,
         }
         until_all_ended(&world).await;
     }
@@ -126,6 +133,28 @@ async fn time_out(world: &World, client: &Process, round: u64) {
     }
 }
 
+/// More tasks than a worker that only polls could enter soon.
+async fn follow(world: &World, client: &Process, round: u64) {
+    let tasks =
+        (0..FOLLOWERS).map(|number| NewTask { queue: narrow(), ..task(round, 30 + 10 * number + QUICK) });
+    let tasks: Vec<NewTask> = tasks.collect();
+    let last = tasks.last().expect("several").id.clone();
+    let first = world.history().entries().len();
+    join_all(tasks.into_iter().map(|task| client.submit(task, 0))).await;
+    let all_entered = |entries: &[Entry]| {
+        let entered = |entry: &&Entry| matches!(entry.event, Event::Entered { .. });
+        entries[first..].iter().filter(entered).count() as u64 >= FOLLOWERS
+    };
+    if !soon_in(world, all_entered).await {
+        world.record(Event::Overdue { task: last, what: Awaited::Turn });
+    }
+}
+
+/// The queue that lets one task run.
+fn narrow() -> Queue {
+    Queue::trusted("narrow")
+}
+
 fn task(round: u64, number: u64) -> NewTask {
     new_task("task", round * 100 + number)
 }
@@ -138,9 +167,13 @@ async fn enters(world: &World, client: &Process, task: NewTask) -> bool {
 }
 
 async fn soon(world: &World, happens: impl Fn(&Event) -> bool) -> bool {
+    soon_in(world, |entries| entries.iter().any(|entry| happens(&entry.event))).await
+}
+
+async fn soon_in(world: &World, shows: impl Fn(&[Entry]) -> bool) -> bool {
     let since = world.now();
     loop {
-        if world.history().entries().iter().any(|entry| happens(&entry.event)) {
+        if shows(&world.history().entries()) {
             return true;
         }
         if world.now().since(since) >= SOON {
@@ -169,6 +202,7 @@ fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
         (ENTERED, replaced && entered([2, QUICK])),
         (HEARD, heard),
         (TURN, timed_out && entered([2, QUICK])),
+        (FOLLOWED, (3..3 + FOLLOWERS).all(|tens| entered([tens, QUICK]))),
     ])
 }
 

@@ -15,6 +15,7 @@ super::cases! { "hints", 2,
     "hints wake an idle worker" => an_attempt_given_back_is_hinted_at,
     "P15: the handler is told" => a_request_to_cancel_is_hinted_at,
     "a waiter learns of the end" => an_end_is_hinted_at,
+    "P18: room is made use of" => room_in_a_limited_queue_is_hinted_at,
     "several processes on one store" => other_clients_are_hinted_at,
 }
 
@@ -75,6 +76,16 @@ async fn an_end_is_hinted_at<S: Storage>(bench: &Bench<S>) {
     let mut hints = bench.store().hints();
     bench.settle(&lease, done()).await;
     hear(bench, &mut hints, |hint| hint.changed).await;
+}
+
+async fn room_in_a_limited_queue_is_hinted_at<S: Storage>(bench: &Bench<S>) {
+    applied(bench.send(limit("default", Some(1))).await);
+    applied(bench.send_batch(vec![put(&task("a")), put(&task("b"))]).await);
+    // The claimer wanted more, and got one: it knows of no other that it could have.
+    let leases = bench.claim(5).await;
+    let mut hints = bench.store().hints();
+    bench.settle(&leases[0], done()).await;
+    hear(bench, &mut hints, |hint| hint.ready).await;
 }
 
 async fn other_clients_are_hinted_at<S: Storage>(bench: &Bench<S>) {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use steadfast_core::engine::Submitted;
 use steadfast_core::handler::{Running, StopReason};
-use steadfast_core::name::{Kind, TaskId, WorkerId};
+use steadfast_core::name::{Kind, Queue, TaskId, WorkerId};
 use steadfast_core::step::Refusal;
 use steadfast_core::supervisor::DrainHandle;
 use steadfast_core::task::NewTask;
@@ -73,9 +73,15 @@ impl Process {
 
     /// Makes this process a worker too.
     pub(super) fn work(&self, concurrency: usize, work: Work) -> DrainHandle {
+        self.work_on(Queue::default_queue(), concurrency, work)
+    }
+
+    /// Makes it a worker on this queue.
+    pub(super) fn work_on(&self, queue: Queue, concurrency: usize, work: Work) -> DrainHandle {
         self.node.spawn("sweeper", sweeper::run(self.engine.clone(), SWEEP));
         let handlers = Handlers::new().with(Kind::trusted("work"), Noted { process: self.clone(), work });
         let mut config = WorkerConfig::new(WorkerId::trusted(self.node.name().to_owned()));
+        config.queues = vec![queue];
         config.concurrency = concurrency;
         config.lease = LEASE;
         config.grace = Duration::from_secs(3);
