@@ -36,7 +36,24 @@ pub(crate) fn given_up(code: &str) -> Error {
             "replacing the task that holds the slot needs a transaction at READ COMMITTED",
         );
     }
-    describe(classify_code(code).0)
+    let kind = classify_code(code).0;
+    Error::new(kind, format!("{}; nothing was stored, and the transaction can go on", words(kind)))
+}
+
+/// The error of a statement that the server refused within somebody's transaction, which is over with it. No kind that is
+/// promised to leave it usable.
+pub(crate) fn over(error: tokio_postgres::Error) -> Error {
+    use ErrorKind::{Conflict, Contended, Rejected};
+    let is_answer = error.as_db_error().is_some();
+    let (error, _) = classify(error, false);
+    match error.kind() {
+        Conflict | Contended | Rejected if is_answer => Error::new(
+            Conflict,
+            "PostgreSQL has ended the transaction: roll it back, and try the whole of it again",
+        )
+        .with_source(error),
+        _ => error,
+    }
 }
 
 /// The error of a connection that could not be made: nothing was sent. The store may come back, or be put right.
@@ -107,7 +124,11 @@ fn classify_code(code: &str) -> (ErrorKind, Connection) {
 }
 
 fn describe(kind: ErrorKind) -> Error {
-    let what = match kind {
+    Error::new(kind, words(kind))
+}
+
+fn words(kind: ErrorKind) -> &'static str {
+    match kind {
         ErrorKind::Conflict => "PostgreSQL rolled the call back because of another; send it again",
         ErrorKind::Contended => "the call waited too long for somebody else's lock; send fewer steps at once",
         ErrorKind::Rejected => "PostgreSQL can't store something in the call",
@@ -116,8 +137,7 @@ fn describe(kind: ErrorKind) -> Error {
         ErrorKind::Broken => {
             "PostgreSQL refused a statement that should work; is the schema ours, and whole?"
         }
-    };
-    Error::new(kind, what)
+    }
 }
 
 #[cfg(test)]

@@ -519,7 +519,7 @@ BEGIN
         EXCEPTION
             WHEN SQLSTATE '{changed_between}' THEN
                 o_error := SQLSTATE;
-            WHEN SQLSTATE '{wrong_isolation}' OR lock_not_available OR data_exception
+            WHEN SQLSTATE '{wrong_isolation}' OR lock_not_available OR deadlock_detected OR query_canceled OR data_exception
                 OR integrity_constraint_violation OR program_limit_exceeded THEN
                 o_error := SQLSTATE;
                 EXIT;

@@ -15,7 +15,7 @@ use tokio_postgres::Transaction;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::columns::{Columns, Plan};
-use crate::errors::{classify, given_up};
+use crate::errors::{given_up, over};
 use crate::outcomes::{self, field};
 use crate::{PostgresStorage, numbers};
 
@@ -44,10 +44,11 @@ impl PostgresStorage {
     /// meanwhile, so keep the transaction much shorter than a lease.
     ///
     /// # Errors
-    /// [`ErrorKind::Contended`], [`ErrorKind::Rejected`], and [`ErrorKind::Conflict`] where it says so: nothing was
-    /// stored, and the transaction can go on. Whatever the server itself refuses ends the transaction, as any failed
-    /// statement does: above all a failed serialization at another isolation level than READ COMMITTED, after which
-    /// the whole transaction is to be tried again; and [`ErrorKind::Broken`] where the transaction is one on another store.
+    /// [`ErrorKind::Contended`] (also where the transaction's `statement_timeout` was over first), [`ErrorKind::Rejected`],
+    /// and [`ErrorKind::Conflict`] where it says so: nothing was stored, and the transaction can go on. Every other
+    /// ends the transaction, as any failed statement does: above all [`ErrorKind::Conflict`] for a failed serialization
+    /// at another isolation level than READ COMMITTED, after which the whole transaction is to be tried again; and
+    /// [`ErrorKind::Broken`] where the transaction is one on another store.
     ///
     /// # Cancellation
     /// The task may be stored in the transaction, or not; roll it back.
@@ -105,10 +106,7 @@ impl PostgresStorage {
     ) -> Result<bool, Error> {
         let values: [(&(dyn ToSql + Sync), Type); 3] =
             [(&holder.as_str(), Type::TEXT), (&kind.as_str(), Type::TEXT), (&payload, Type::BYTEA)];
-        let rows = transaction
-            .query_typed(&self.0.is_about, &values)
-            .await
-            .map_err(|error| classify(error, false).0)?;
+        let rows = transaction.query_typed(&self.0.is_about, &values).await.map_err(over)?;
         rows.first().map_or(Ok(false), |row| field(row, 0))
     }
 
@@ -119,7 +117,7 @@ impl PostgresStorage {
         let mut values: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&store, Type::TEXT)];
         values.extend(plan.values());
         let rows = transaction.query_typed(&self.0.submit, &values).await;
-        let rows = rows.map_err(|error| classify(error, false).0)?;
+        let rows = rows.map_err(over)?;
         if let Some(row) = rows.first()
             && let Some(code) = field::<Option<&str>>(row, ERROR_COLUMN)?
         {

@@ -202,10 +202,21 @@ async fn a_key_held_by_an_open_transaction_holds_up_nobody_else() {
     assert_eq!(error.kind(), ErrorKind::Contended, "{error:?}");
     accepted(service.store.submit_within(&waits, task("goes-on")).await.expect("submitted"));
     waits.commit().await.expect("committed");
+    // So it can where its own time limit is over before.
+    let hurries = other.transaction().await.expect("begun");
+    hurries.batch_execute("SET LOCAL statement_timeout = '200ms'").await.expect("set");
+    let error =
+        service.store.submit_within(&hurries, keyed("hasty", "k")).await.expect_err("the key is held");
+    assert_eq!(error.kind(), ErrorKind::Contended, "{error:?}");
+    assert!(error.to_string().contains("the transaction can go on"), "{error}");
+    accepted(service.store.submit_within(&hurries, task("goes-on-too")).await.expect("submitted"));
+    hurries.commit().await.expect("committed");
     transaction.commit().await.expect("committed");
     let known = persist(&service.store, &merged[1..]).await;
     assert_eq!(stands(&known[0]), "held");
-    assert!(find(&service.store, "goes-on").await.is_some());
+    for goes_on in ["goes-on", "goes-on-too"] {
+        assert!(find(&service.store, goes_on).await.is_some());
+    }
 }
 
 #[tokio::test]
