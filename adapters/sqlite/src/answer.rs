@@ -14,6 +14,8 @@ use rusqlite::{Connection, InterruptHandle};
 use steadfast_core::{Error, ErrorKind};
 use tokio::sync::oneshot;
 
+/// So long that it is no limit: a hundred years.
+const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How much later than its limit a call may be noticed, at most.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -136,7 +138,10 @@ impl Limits {
         while calls.under_way.front().is_some_and(|(_, call)| call.strong_count() == 0) {
             calls.under_way.pop_front();
         }
-        calls.under_way.push_back((Instant::now() + self.limit, late));
+        let now = Instant::now();
+        // A limit that no clock reaches is none.
+        let until = now.checked_add(self.limit).unwrap_or(now + NO_LIMIT);
+        calls.under_way.push_back((until, late));
         (Answer(state), answered)
     }
 }

@@ -57,6 +57,14 @@ async fn a_call_in_time_is_not_disturbed_by_the_limit() {
     }
 }
 
+#[tokio::test]
+async fn no_limit_is_a_limit_too() {
+    let options = Options { time_limit: Duration::MAX, ..Options::in_memory() };
+    let storage = SqliteStorage::open(options).expect("it opens");
+    submit(&storage, new_task("t")).await;
+    assert!(task(&storage, "t").await.is_some());
+}
+
 /// Writes over every page of the file but the first few.
 fn damage(path: &Path, from: usize) {
     let mut bytes = std::fs::read(path).expect("read");
