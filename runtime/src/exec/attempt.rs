@@ -51,7 +51,7 @@ pub(super) async fn run(
             }
             Err(error) => {
                 let error = format!("the checkpoints of earlier attempts could not be read: {error}");
-                return Verdict::Retry { cause: Cause::NotStarted, error, after: None };
+                return not_started_here(context, error, temporary);
             }
         }
     }
@@ -64,7 +64,10 @@ pub(super) async fn run(
     };
     let running = match spawn(command, lines) {
         Ok(running) => running,
-        Err(error) => return not_spawned(&error),
+        Err(error @ SpawnError::TooLarge { .. }) => {
+            return Verdict::Fail { cause: Cause::NotStarted, error: error.to_string() };
+        }
+        Err(error) => return not_started_here(context, error.to_string(), temporary),
     };
     let control = running.control();
     observer.started(context, control.clone());
@@ -145,11 +148,7 @@ fn judge(context: &Context, finished: Finished, stderr: &str, temporary: Tempora
     match exit.verdict() {
         Said::Succeeded => succeeded(output),
         Said::FailedForGood(error) => Verdict::Fail { cause, error: told(error) },
-        Said::AgainLater(_) if temporary == TemporaryFailure::GivesBack => {
-            // The attempts don't rise when they are given back; the claims do.
-            let claims = u32::try_from(context.fence()).unwrap_or(u32::MAX);
-            Verdict::Snooze { after: decide::retry_delay(context.task_id(), claims, context.lease().backoff) }
-        }
+        Said::AgainLater(_) if temporary == TemporaryFailure::GivesBack => given_back(context),
         Said::AgainLater(error) | Said::Failed(error) => {
             Verdict::Retry { cause, error: told(error), after: None }
         }
@@ -183,12 +182,23 @@ fn succeeded(output: Output) -> Verdict {
     }
 }
 
-fn not_spawned(error: &SpawnError) -> Verdict {
-    let text = error.to_string();
-    match error {
-        SpawnError::TooLarge { .. } => Verdict::Fail { cause: Cause::NotStarted, error: text },
-        _ => Verdict::Retry { cause: Cause::NotStarted, error: text, after: None },
+/// This worker lacks something, descriptors or room for files, or the store is out of its reach: the task hasn't had its
+/// attempt. A worker in such trouble would else fail all that waits, a task a millisecond.
+fn not_started_here(context: &Context, error: String, temporary: TemporaryFailure) -> Verdict {
+    match temporary {
+        TemporaryFailure::GivesBack => {
+            tracing::warn!(task = %context.task_id(), error, "a command can't be started here: its task is given back");
+            context.log(error);
+            given_back(context)
+        }
+        TemporaryFailure::Fails => Verdict::Retry { cause: Cause::NotStarted, error, after: None },
     }
+}
+
+fn given_back(context: &Context) -> Verdict {
+    // The attempts don't rise when they are given back; the claims do.
+    let claims = u32::try_from(context.fence()).unwrap_or(u32::MAX);
+    Verdict::Snooze { after: decide::retry_delay(context.task_id(), claims, context.lease().backoff) }
 }
 
 /// One JSON object: each finished step's result under its name.

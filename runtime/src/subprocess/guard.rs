@@ -361,10 +361,11 @@ fn reap_orphans(command: Pid) {
     }
 }
 
-/// A handler that does nothing, not `SIG_IGN`: ignoring would be inherited by the command.
+/// A handler that does nothing, not `SIG_IGN`: ignoring would be inherited by the command. And where the worker ignores
+/// SIGCHLD, the kernel would reap the command before the guard has seen how it ended.
 fn absorb_signals() -> io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2] {
+    use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    for signal in [SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2] {
         signal_hook::flag::register(signal, std::sync::Arc::default())?;
     }
     Ok(())

@@ -161,6 +161,30 @@ async fn a_program_that_cannot_be_started_says_why() {
 }
 
 #[tokio::test]
+async fn a_worker_that_can_start_nothing_uses_no_attempts_up() {
+    let host = host().await;
+    let config = host.worker_config();
+    let mut options = options(config.grace);
+    options.guard = steadfast::subprocess::GuardExe::at("/no/such/guard");
+    let handler = Exec::new("true", [""; 0], None, options);
+    let _worker = host.work(Handlers::new().with(kind("true"), handler), config).unwrap();
+    let mut task = once("true", b"");
+    task.backoff.min = Duration::from_millis(1);
+    let id = submit(&host, task).await;
+    let mut rev = None;
+    let task = loop {
+        let task = host.engine().wait(&id, rev, LONG).await.unwrap().unwrap();
+        rev = Some(task.rev);
+        if task.fence >= 3 || task.state.is_terminal() {
+            break task;
+        }
+    };
+    assert!(!task.state.is_terminal() && task.attempt <= 1, "{task:?}");
+    let why = log_of(&host, &id, steadfast::core::task::Stream::Log).await;
+    assert!(why[0].1.contains("/no/such/guard can't be started"), "{why:?}");
+}
+
+#[tokio::test]
 async fn a_cancelled_command_may_clean_up() {
     let script = b"trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done";
     let (host, id, _worker) = started(once("sh", script), |_| {}).await;

@@ -16,6 +16,16 @@ fn a_command_runs_and_its_output_and_code_are_ours() {
     assert_eq!((done.code, &*done.stdout, &*done.stderr), (3, "42\nno newline", "oh\n"));
 }
 
+/// Whoever started us may ignore SIGCHLD, and have us inherit that: the kernel then reaps children unasked.
+#[test]
+fn a_code_is_known_where_children_are_ignored() {
+    let place = Place::new();
+    let run = place.command(&["run", "--", "sh", "-c", "exit 3"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "trap '' CHLD; exec \"$@\"", "sh"]).arg(run.get_program()).args(run.get_args());
+    assert_eq!(shell.current_dir(place.path()).status().unwrap().code(), Some(3));
+}
+
 #[test]
 fn python_prints_42() {
     let place = Place::new();
