@@ -48,6 +48,8 @@ impl Client {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_MAX))
+            // Those of the environment are meant for the world outside, and would be asked for loopback, too.
+            .proxy(None)
             .build()
             .new_agent();
         Ok(Self { base: url.trim_end_matches('/').to_owned(), token, agent })

@@ -15,11 +15,11 @@ use crate::config::Config;
 use crate::failure::{Exit, Failure};
 use crate::request::TaskRequest;
 use crate::service::invalid_field;
-use crate::wire::{ItemAnswer, ItemJson};
+use crate::wire::{ItemAnswer, ItemJson, Problem};
 
 /// Tasks of one set: enough that a commit costs each of them little.
 const SET_TASKS_MAX: usize = 500;
-/// The bytes of one set's lines: with what base64 adds, a server takes so many.
+/// The bytes of one set's lines, but for one that is larger by itself: with what base64 adds, a server takes so many.
 const SET_BYTES_MAX: usize = BULK_BYTES_MAX / 2;
 /// The longest line.
 const LINE_BYTES_MAX: usize = 128 << 20;
@@ -53,15 +53,22 @@ pub(super) async fn submit(
     while let Some(set) = input.next_set()? {
         let first = set.first().map_or(0, |(line, _)| *line);
         let bytes = input.bytes;
-        let answers = answers(&backend, set, config).await.map_err(|failure| {
-            let what = format!(
-                "{} (at line {first} of {}; those before it are stored)",
-                failure.what,
-                file.display()
-            );
-            Failure { what, ..failure }
-                .help("submit the file again: lines with a key or an id are stored once")
-        })?;
+        let is_alone = set.len() == 1;
+        let answers = match answers(&backend, set, config).await {
+            Ok(answers) => answers,
+            Err(failure) if is_alone && failure.exit == Exit::Usage => vec![too_large(first, &failure)],
+            Err(failure) => {
+                let what = format!(
+                    "{} (at line {first} of {}; those before it are stored)",
+                    failure.what,
+                    file.display()
+                );
+                let failure = Failure { what, ..failure };
+                return Err(
+                    failure.more_help("submit the file again: lines with a key or an id are stored once")
+                );
+            }
+        };
         input.bar.set_position(bytes);
         for line in answers {
             tally.count(&line, &input.bar, out)?;
@@ -73,6 +80,12 @@ pub(super) async fn submit(
         out.write(&(), |out| writeln!(out, "{new} submitted, {known} known already, {refused} refused"))?;
     }
     Ok(last_failure.map_or(ExitCode::SUCCESS, |exit| ExitCode::from(exit as u8)))
+}
+
+/// What becomes of a line that makes a request larger than a server takes, all by itself.
+fn too_large(line: usize, failure: &Failure) -> LineJson {
+    let problem = Problem::new(413, "too_large", "too large", failure.what.clone());
+    LineJson { line, item: ItemJson { status: problem.status, answer: ItemAnswer::Problem { problem } } }
 }
 
 /// Submits a set; the answers are in the order of its lines.
@@ -131,6 +144,8 @@ struct Input {
     lines: Box<dyn BufRead>,
     name: String,
     line: usize,
+    /// A line that didn't fit into the last set.
+    held: Option<Vec<u8>>,
     bytes: u64,
     bar: ProgressBar,
 }
@@ -155,7 +170,7 @@ impl Input {
                 .with_style(style("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")),
             None => ProgressBar::new_spinner().with_style(style("{spinner} {bytes} {bytes_per_sec}")),
         };
-        Ok(Self { lines, name, line: 0, bytes: 0, bar })
+        Ok(Self { lines, name, line: 0, held: None, bytes: 0, bar })
     }
 
     /// The next lines that aren't empty, with their numbers; none at the end.
@@ -163,11 +178,15 @@ impl Input {
     fn next_set(&mut self) -> Result<Option<Vec<(usize, Result<TaskRequest, ItemJson>)>>, Failure> {
         let mut set = Vec::new();
         let mut bytes = 0;
-        while set.len() < SET_TASKS_MAX && bytes < SET_BYTES_MAX {
+        while set.len() < SET_TASKS_MAX {
             let Some(line) = self.next_line()? else { break };
-            bytes += line.len();
             if line.trim_ascii().is_empty() {
                 continue;
+            }
+            bytes += line.len();
+            if bytes > SET_BYTES_MAX && !set.is_empty() {
+                self.held = Some(line);
+                break;
             }
             let read = TaskRequest::from_json(&line).map_err(|error| {
                 let problem = invalid_field(error);
@@ -179,6 +198,9 @@ impl Input {
     }
 
     fn next_line(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        if let Some(held) = self.held.take() {
+            return Ok(Some(held));
+        }
         let mut line = Vec::new();
         let limit = u64::try_from(LINE_BYTES_MAX).expect("it is small") + 1;
         let read = io::Read::take(&mut self.lines, limit).read_until(b'\n', &mut line);

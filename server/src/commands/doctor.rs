@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 use steadfast::core::diagnose::{STALE, STUCK};
 use steadfast::core::storage::TaskFilter;
-use steadfast::{State, StoreUrl};
+use steadfast::{State, StoreUrl, TaskId};
 
 use super::{Out, Target};
 use crate::backend::{Backend, Missing};
@@ -290,10 +290,19 @@ fn tasks(stats: &StatsJson, found: &mut Found) {
 async fn hands(backend: &Backend, found: &mut Found) -> Result<(), Failure> {
     let workers = backend.workers().await?.workers;
     let alive: Vec<&WorkerJson> = workers.iter().filter(|worker| worker.alive).collect();
-    let filter = TaskFilter { state: Some(State::Ready), limit: READY_LOOKED_AT, ..TaskFilter::default() };
     let mut waiting: BTreeMap<(String, String), u64> = BTreeMap::new();
-    for task in backend.list(filter).await?.tasks {
-        *waiting.entry((task.queue, task.kind)).or_default() += 1;
+    let (mut left, mut before) = (READY_LOOKED_AT, None);
+    loop {
+        let filter = TaskFilter { state: Some(State::Ready), before, limit: left, ..TaskFilter::default() };
+        let page = backend.list(filter).await?;
+        left = left.saturating_sub(u32::try_from(page.tasks.len()).unwrap_or(u32::MAX));
+        for task in page.tasks {
+            *waiting.entry((task.queue, task.kind)).or_default() += 1;
+        }
+        before = page.next.filter(|_| left > 0).map(TaskId::trusted);
+        if before.is_none() {
+            break;
+        }
     }
     let mut all_served = true;
     for ((queue, kind), count) in waiting {

@@ -6,12 +6,12 @@ use steadfast::core::engine::{Accepted, Retried};
 use steadfast::core::storage::TaskFilter;
 use steadfast::{Clock, Slot, State, Storage, Task, TaskId};
 
-use super::looks::LIST_MAX;
 use super::{Service, no_task, refused};
 use crate::wire::{CancelledJson, HolderJson, Problem, RetriedJson, SlotJson, SlotsJson};
 
-/// Pages of tasks that are looked through for slots.
-const PAGES_MAX: u32 = 100;
+/// Pages of tasks that are looked through for slots, and how many tasks each has. They come with their payloads.
+const PAGES_MAX: u32 = 1_000;
+const PAGE_TASKS: u32 = 100;
 
 impl<S: Storage, C: Clock> Service<S, C> {
     /// Tries a task again: at once where it waits for its time. One that has failed or was cancelled stays what it is; a
@@ -63,7 +63,13 @@ impl<S: Storage, C: Clock> Service<S, C> {
     /// Nobody holds it, or the store can't be reached.
     pub async fn free_slot(&self, slot: &Slot, reason: &str) -> Result<CancelledJson, Problem> {
         let Some(holder) = self.slot(slot).await?.holder else { return Err(free(slot)) };
-        self.cancel(&TaskId::trusted(holder.id), reason).await
+        let holder = TaskId::trusted(holder.id);
+        self.cancel(&holder, reason).await.map_err(|problem| {
+            let help = format!(
+                "see what became of task {holder} before you send this again: it frees the slot of whoever holds it then"
+            );
+            problem.task(&holder).help(help)
+        })
     }
 
     async fn slots_of(&self, slot: Option<Slot>) -> Result<Vec<SlotJson>, Problem> {
@@ -75,7 +81,7 @@ impl<S: Storage, C: Clock> Service<S, C> {
                 unfinished: true,
                 in_slot: true,
                 before: before.take(),
-                limit: LIST_MAX,
+                limit: PAGE_TASKS,
                 ..TaskFilter::default()
             };
             let tasks = self.engine.tasks(filter).await?;
@@ -83,7 +89,7 @@ impl<S: Storage, C: Clock> Service<S, C> {
                 add(&mut slots, task);
             }
             match tasks.last() {
-                Some(last) if tasks.len() >= LIST_MAX as usize => before = Some(last.id.clone()),
+                Some(last) if tasks.len() >= PAGE_TASKS as usize => before = Some(last.id.clone()),
                 _ => break,
             }
         }

@@ -13,6 +13,10 @@ use crate::wire::{AttemptJson, AttemptsJson, DiagnosisJson, LogJson, Problem, Ta
 
 /// The most tasks of one listing.
 pub const LIST_MAX: u32 = 1_000;
+/// Tasks that are read from the store at once for a listing; they come with their payloads and outputs.
+const LIST_TOGETHER: u32 = 32;
+/// A listing has no more tasks once their payloads and outputs are so large.
+const LIST_BYTES_MAX: usize = 16 << 20;
 /// The most lines of a log in one answer.
 pub const LOG_LINES_MAX: u32 = 1_000;
 
@@ -50,13 +54,13 @@ impl<S: Storage, C: Clock> Service<S, C> {
         }
     }
 
-    /// Tasks by filter, newest first.
+    /// Tasks by filter, newest first; fewer than asked for where they are large.
     ///
     /// # Errors
     /// The cursor's task is gone, or the store can't be reached.
     pub async fn list(&self, filter: TaskFilter) -> Result<TasksJson, Problem> {
-        let (limit, before) = (filter.limit, filter.before.clone());
-        let tasks = self.engine.tasks(filter).await?;
+        let before = filter.before.clone();
+        let (tasks, has_more) = self.some_of(filter).await?;
         if tasks.is_empty()
             && let Some(before) = before
             && self.engine.task(&before).await?.is_none()
@@ -66,10 +70,29 @@ impl<S: Storage, C: Clock> Service<S, C> {
                 .field("cursor")
                 .help("begin again without a cursor"));
         }
-        let is_full = u64::try_from(tasks.len()).is_ok_and(|found| found >= u64::from(limit));
-        let next = tasks.last().filter(|_| is_full).map(|task| task.id.to_string());
+        let next = tasks.last().filter(|_| has_more).map(|task| task.id.to_string());
         let tasks = try_join_all(tasks.iter().map(|task| self.shown(task))).await?;
         Ok(TasksJson { tasks, next })
+    }
+
+    /// Tasks up to the limit, or to [`LIST_BYTES_MAX`]; and whether there may be more.
+    async fn some_of(&self, mut filter: TaskFilter) -> Result<(Vec<Task>, bool), Problem> {
+        let limit = filter.limit;
+        let (mut tasks, mut bytes): (Vec<Task>, usize) = (Vec::new(), 0);
+        loop {
+            let left = limit.saturating_sub(u32::try_from(tasks.len()).unwrap_or(u32::MAX));
+            filter.limit = left.min(LIST_TOGETHER);
+            let some = self.engine.tasks(filter.clone()).await?;
+            let is_full = some.len() >= filter.limit as usize;
+            let size =
+                |task: &Task| task.payload.len() + task.output.as_ref().map_or(0, |output| output.len());
+            bytes += some.iter().map(size).sum::<usize>();
+            tasks.extend(some);
+            if !is_full || tasks.len() >= limit as usize || bytes >= LIST_BYTES_MAX {
+                return Ok((tasks, is_full));
+            }
+            filter.before = tasks.last().map(|last| last.id.clone());
+        }
     }
 
     /// Lines of a task's log after this place; as soon as there is one, or there can't be one, or `wait` is over.

@@ -155,6 +155,52 @@ fn lists_are_read_page_by_page() {
 }
 
 #[test]
+fn large_tasks_come_in_smaller_pages() {
+    let place = Place::with(CONFIG);
+    let both = Both::new(&place);
+    let payload = "x".repeat(600_000);
+    let lines = (0..40)
+        .map(|number| format!("{{\"kind\":\"echo\",\"id\":\"t{number:02}\",\"payload\":\"{payload}\"}}\n"));
+    std::fs::write(place.path().join("tasks.jsonl"), lines.collect::<String>()).unwrap();
+    assert_eq!(place.run(&["submit", "--bulk", "tasks.jsonl"]).code, 0);
+    let ids = |page: &Value| -> Vec<String> {
+        page["tasks"].as_array().unwrap().iter().map(|task| task["id"].as_str().unwrap().into()).collect()
+    };
+    let first = both.server.get("/v1/tasks?limit=1000").json();
+    let next = first["next"].as_str().expect("there are more");
+    let rest = both.server.get(&format!("/v1/tasks?limit=1000&cursor={next}")).json();
+    assert_eq!(rest["next"], Value::Null);
+    let seen = [ids(&rest), ids(&first)].concat().into_iter().collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(seen.len(), 40);
+    assert!(ids(&first).len() < 40 && ids(&first)[0] == "t39", "{:?}", ids(&first));
+    // Everybody is looked at who waits, page by page.
+    let doctor = place.run(&["--server", &both.server.url, "doctor"]);
+    assert!([doctor.stdout, doctor.stderr].concat().contains("where 40 tasks are ready"));
+}
+
+#[test]
+fn lines_that_are_too_large_do_not_stop_those_beside_them() {
+    let place = Place::with(CONFIG);
+    let server = Server::start(&place, &["--no-worker"]);
+    let line = |bytes: usize| format!("{{\"kind\":\"echo\",\"payload\":\"{}\"}}\n", "x".repeat(bytes));
+    let sizes = [[900_000; 8].as_slice(), &[10_000_000, 17_000_000, 5]].concat();
+    let lines: String = sizes.into_iter().map(line).collect();
+    std::fs::write(place.path().join("tasks.jsonl"), lines).unwrap();
+    let done = place.run(&["--server", &server.url, "submit", "--bulk", "tasks.jsonl"]);
+    assert_eq!((done.code, &*done.stdout), (2, "9 submitted, 0 known already, 2 refused\n"), "{done:?}");
+    assert!(done.stderr.contains("line 9: ") && done.stderr.contains("line 10: "), "{done:?}");
+}
+
+#[test]
+fn no_proxy_is_asked_for_the_server() {
+    let place = Place::with(CONFIG);
+    let server = Server::start(&place, &["--no-worker"]);
+    let mut list = place.command(&["--server", &server.url, "list"]);
+    let list = list.envs(["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"].map(|name| (name, "http://127.0.0.1:1")));
+    assert!(list.status().unwrap().success());
+}
+
+#[test]
 fn what_failed_is_retried_as_a_new_task() {
     let place = Place::with(CONFIG);
     let server = Server::start(&place, &[]);

@@ -219,7 +219,7 @@ impl Answer {
         sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<Self, ureq::Error> {
         let mut response = sent?;
-        let text = response.body_mut().read_to_string()?;
+        let text = response.body_mut().with_config().limit(64 << 20).read_to_string()?;
         Ok(Self { status: response.status().as_u16(), headers: response.headers().clone(), text })
     }
 
