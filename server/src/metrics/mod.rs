@@ -12,13 +12,15 @@ use prometheus::{
 use steadfast::{Cause, Clock, State, Storage};
 use tokio::sync::Mutex;
 
-use crate::service::Service;
+use crate::service::{Service, name_in_figures};
 use crate::wire::Problem;
 
 pub use handler::measured;
 
 /// How long the store's figures stand before they are asked for again.
 const FIGURES_KEPT: Duration = Duration::from_secs(3);
+/// How long they are waited for: well within the ten seconds that Prometheus has for a page.
+const FIGURES_WITHIN: Duration = Duration::from_secs(4);
 
 /// What is measured.
 #[derive(Debug)]
@@ -135,8 +137,8 @@ impl Metrics {
         self.attempts.with_label_values(&[cause.as_str()]).inc();
     }
 
-    /// The page that Prometheus reads, and its content type. Where the store can't be reached its figures are left out:
-    /// old ones would look like good news.
+    /// The page that Prometheus reads, and its content type. Where the store can't be reached, or not soon, its figures
+    /// are left out: old ones would look like good news, and the others shouldn't wait.
     ///
     /// # Panics
     /// Never: everything that is registered can be written.
@@ -144,10 +146,8 @@ impl Metrics {
         let mut asked_at = self.asked_at.lock().await;
         if asked_at.is_none_or(|at| at.elapsed() >= FIGURES_KEPT) {
             self.figures.clear();
-            match self.figures.ask(service).await {
-                Ok(()) => *asked_at = Some(Instant::now()),
-                Err(_) => *asked_at = None,
-            }
+            let asked = tokio::time::timeout(FIGURES_WITHIN, self.figures.ask(service)).await;
+            *asked_at = matches!(asked, Ok(Ok(()))).then(Instant::now);
         }
         let mut families = self.registry.gather();
         if asked_at.is_none() {
@@ -179,7 +179,7 @@ impl Figures {
         }
         for worker in workers.iter().filter(|worker| worker.alive) {
             for queue in &worker.queues {
-                self.workers.with_label_values(&[queue]).inc();
+                self.workers.with_label_values(&[name_in_figures(queue)]).inc();
             }
         }
         self.stale.set(gauge(stats.queues.iter().map(|queue| queue.stale).sum()));

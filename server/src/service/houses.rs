@@ -33,7 +33,7 @@ impl<S: Storage, C: Clock> Service<S, C> {
     /// The store can't be reached.
     pub async fn pause(&self, queue: Queue, paused: bool) -> Result<QueueJson, Problem> {
         self.engine.pause(QueuePause { queue: queue.clone(), paused }).await?;
-        self.queue(&queue).await
+        self.queue(&queue).await.map_err(after_the_change)
     }
 
     /// Sets or lifts a queue's limit.
@@ -42,7 +42,7 @@ impl<S: Storage, C: Clock> Service<S, C> {
     /// The store can't be reached.
     pub async fn limit(&self, queue: Queue, concurrency: Option<u32>) -> Result<QueueJson, Problem> {
         self.engine.limit(QueueLimit { queue: queue.clone(), concurrency }).await?;
-        self.queue(&queue).await
+        self.queue(&queue).await.map_err(after_the_change)
     }
 
     async fn queue(&self, queue: &Queue) -> Result<QueueJson, Problem> {
@@ -135,7 +135,10 @@ impl<S: Storage, C: Clock> Service<S, C> {
         let mut pruned = 0;
         // Ends: each turn but the last forgets some, and what ends meanwhile isn't old enough.
         loop {
-            let count = self.engine.prune(prune.clone()).await?;
+            let count = self.engine.prune(prune.clone()).await.map_err(|error| {
+                Problem::from(error)
+                    .help("what was forgotten until then stays so: send it again for the rest")
+            })?;
             pruned += u64::from(count);
             if count < PRUNED_TOGETHER {
                 return Ok(PrunedJson { pruned });
@@ -144,11 +147,25 @@ impl<S: Storage, C: Clock> Service<S, C> {
     }
 }
 
+/// The figures that an answer shows couldn't be read.
+fn after_the_change(problem: Problem) -> Problem {
+    problem.help("it is set; only the queue's figures can't be read now")
+}
+
+/// Whether `run` keeps a command in the queue of this name.
+fn is_of_run(queue: &str) -> bool {
+    queue.starts_with("_run.")
+}
+
+/// The name of a queue in figures: those in which `run` keeps its commands have one together.
+pub fn name_in_figures(queue: &str) -> &str {
+    if is_of_run(queue) { RUN_QUEUES } else { queue }
+}
+
 /// The figures, with the queues of single commands as one.
 fn folded(stats: Stats) -> Stats {
-    let is_of_one = |stats: &QueueStats| {
-        stats.queue.as_str().starts_with("_run.") && !stats.paused && stats.concurrency.is_none()
-    };
+    let is_of_one =
+        |stats: &QueueStats| is_of_run(stats.queue.as_str()) && !stats.paused && stats.concurrency.is_none();
     let (of_one, mut queues): (Vec<_>, Vec<_>) = stats.queues.into_iter().partition(is_of_one);
     if let Some(mut all) = of_one.into_iter().reduce(together) {
         all.queue = Queue::trusted(RUN_QUEUES);

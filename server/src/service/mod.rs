@@ -16,6 +16,7 @@ use crate::request::{FieldError, TaskRequest};
 use crate::store::Observed;
 use crate::wire::{CancelledJson, ItemAnswer, ItemJson, Problem, SubmittedJson};
 
+pub use houses::name_in_figures;
 pub use looks::{LIST_MAX, LOG_LINES_MAX};
 
 /// A store, and what can be asked of it: any storage on any clock, for the simulated twins are served as well.

@@ -70,6 +70,19 @@ fn metrics_have_the_names_of_the_interface() {
 }
 
 #[test]
+fn the_workers_of_single_commands_are_one_series() {
+    let place = Place::new();
+    let server = Server::start(&place, &["--no-worker"]);
+    let run = |_| Process(place.command(&["run", "--", "sleep", "1000"]).spawn().unwrap());
+    let running: Vec<Process> = (0..2).map(run).collect();
+    until("both are counted", || {
+        (samples(&server).get(r#"steadfast_workers{queue="_run.*"}"#) == Some(&2.0)).then_some(())
+    });
+    assert!(!samples(&server).keys().any(|name| name.contains("_run.") && !name.contains("_run.*")));
+    drop(running);
+}
+
+#[test]
 fn a_lost_lease_is_counted() {
     let place = Place::with("[handlers.slow]\nexec = [\"sleep\", \"1000\"]\n");
     let server = Server::start(&place, &[]);

@@ -11,6 +11,7 @@ mod bench;
 mod clock_set;
 mod crash;
 mod events;
+mod half_done;
 mod health;
 mod disk_full;
 mod inputs;
