@@ -209,6 +209,11 @@ async fn nobody_reads() {
     }
 }
 
+/// JSON on one line. A payload that came with line breaks has them as white space alone: JSON's texts escape theirs.
+fn json_line(json: &impl serde::Serialize) -> String {
+    serde_json::to_string(json).expect("our own types are JSON").replace(['\n', '\r'], " ")
+}
+
 /// How results are written to stdout.
 #[derive(Debug, Clone, Copy)]
 struct Out {
@@ -223,12 +228,7 @@ impl Out {
         human: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), Failure> {
         let mut stdout = crate::show::stdout();
-        let written = if self.json {
-            let json = serde_json::to_string(json).expect("our own types are JSON");
-            writeln!(stdout, "{json}")
-        } else {
-            human(&mut stdout)
-        };
+        let written = if self.json { writeln!(stdout, "{}", json_line(json)) } else { human(&mut stdout) };
         match written.and_then(|()| stdout.flush()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 Err(Failure::new(Exit::Failed, format!("stdout can't be written: {error}")))

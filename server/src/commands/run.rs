@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::adopt::{only, run_kind};
 use super::relay::{Relay, Written};
-use super::{Out, note};
+use super::{Out, json_line, note};
 use crate::backend::{Missing, open};
 use crate::cli;
 use crate::failure::{Exit, Failure};
@@ -176,8 +176,7 @@ impl Here {
         drained.map_err(|panicked| unasked(Err(panicked)))?;
         let task = self.host.engine().task(&self.task.id).await?.ok_or_else(|| no_task(&self.task.id))?;
         if out.json {
-            let json = serde_json::to_string(&TaskJson::new(&task, &[], &self.store_id))
-                .expect("our own types are JSON");
+            let json = json_line(&TaskJson::new(&task, &[], &self.store_id));
             // Where stderr is closed there is nobody to tell.
             let _ = writeln!(std::io::stderr(), "{json}");
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::tasks::ended;
-use super::{Out, Target, nobody_reads};
+use super::{Out, Target, json_line, nobody_reads};
 use crate::api::{WAIT_MAX, place};
 use crate::backend::Missing;
 use crate::cli;
@@ -108,7 +108,7 @@ fn write(lines: &[LogLineJson], out: Out) -> io::Result<()> {
         stdout.is_terminal() && anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
     for line in lines {
         if out.json {
-            writeln!(stdout, "{}", serde_json::to_string(line).expect("our own types are JSON"))?;
+            writeln!(stdout, "{}", json_line(line))?;
         } else if colours && line.stream != "stdout" {
             let style = anstyle::Style::new().dimmed();
             writeln!(stdout, "{style}{}{style:#}", line.text)?;

@@ -101,15 +101,21 @@ impl Crew {
 
     /// Gives everything back and waits for that.
     pub(super) async fn drain(self) -> Result<(), Failure> {
-        if let Some(adopter) = self.adopter {
-            adopter.drain().await;
-        }
-        match self.worker {
-            Some(worker) => {
-                worker.drain().await.map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+        // Both at once: each has the whole grace, and neither claims meanwhile.
+        let adopted = async {
+            if let Some(adopter) = self.adopter {
+                adopter.drain().await;
             }
-            None => Ok(()),
-        }
+        };
+        let worked = async {
+            match self.worker {
+                Some(worker) => {
+                    worker.drain().await.map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+                }
+                None => Ok(()),
+            }
+        };
+        tokio::join!(adopted, worked).1
     }
 }
 

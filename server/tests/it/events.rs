@@ -195,7 +195,8 @@ fn a_stream_ends_with_its_server() {
 fn watch_shows_what_becomes_of_a_task() {
     let place = Place::with(CONFIG);
     let server = Server::start(&place, &[]);
-    place.json(&["submit", "slow", "--id", "a"]);
+    // A line break in a payload makes no second line.
+    place.json(&["submit", "slow", "--id", "a", "--payload", "[1,\n2]"]);
     std::fs::write(place.path().join("go"), "").unwrap();
     let watched = std::thread::scope(|scope| {
         let ways = [vec![], vec!["--server", &server.url]];
