@@ -44,7 +44,7 @@ impl Storage for Mute {
 
 async fn service(figures: Figures) -> (Service<Mute, TokioClock>, AnyStorage) {
     let storage = AnyStorage::open(&StoreUrl::SqliteInMemory).await.unwrap();
-    let (engine, commits) = Engine::new(Mute(storage.clone(), figures), TokioClock::default());
+    let (engine, commits) = Engine::new(Mute(storage.clone(), figures), TokioClock);
     tokio::spawn(commits);
     (Service { engine, store: StoreId::trusted("mute") }, storage)
 }
@@ -61,7 +61,7 @@ async fn a_pause_that_cannot_be_shown_is_not_told_as_nothing_changed() {
         let help = problem.help.unwrap();
         assert!(help.contains("it is set"), "{help}");
     }
-    let (engine, commits) = Engine::new(storage, TokioClock::default());
+    let (engine, commits) = Engine::new(storage, TokioClock);
     tokio::spawn(commits);
     let figures = Service { engine, store: StoreId::trusted("same") }.queues().await.unwrap();
     assert_eq!((figures.queues[0].paused, figures.queues[0].concurrency), (true, Some(3)));
