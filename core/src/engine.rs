@@ -128,6 +128,9 @@ pub enum Cancelled {
     NotFound,
 }
 
+/// How many times fewer tasks are pruned at once where they were too many.
+const PRUNE_SHRINKS: u32 = 8;
+
 impl<S: Storage, C: Clock> Engine<S, C> {
     /// An engine, and the future that commits for it: run it as long as the engine is used. It ends when the last
     /// clone of the engine is dropped.
@@ -388,18 +391,45 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         self.0.settles.commit(Step::Beat(beat).into()).await.map(|_| ())
     }
 
-    /// Forgets tasks that ended long ago; says how many. At most `prune.limit` in one call: go on while it answers so
-    /// many.
+    /// Forgets tasks that ended long ago; says how many. At most `prune.limit`: go on while it answers so many. Nobody's
+    /// settling waits behind it. Tasks with long logs are many rows: where so many tasks are too much for one transaction,
+    /// it takes several.
     ///
     /// # Errors
-    /// After [`ErrorKind::Unknown`] they are gone or not: prune again.
+    /// As the storage says. What was forgotten until then stays so: prune again.
+    ///
+    /// # Cancellation
+    /// What was forgotten until then stays so.
     pub async fn prune(&self, prune: Prune) -> Result<u32, Error> {
-        match self.0.settles.commit(Step::Prune(prune).into()).await? {
-            Outcome::Applied(receipts) | Outcome::Already(receipts) => match receipts.first() {
+        let (mut pruned, mut at_once) = (0, prune.limit);
+        while pruned < prune.limit {
+            let limit = at_once.min(prune.limit - pruned);
+            match self.prune_at_once(Prune { limit, ..prune.clone() }).await {
+                Ok(count) => {
+                    pruned += count;
+                    if count < limit {
+                        break;
+                    }
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::Conflict | ErrorKind::Contended if limit > 1 => {
+                        at_once = (limit / PRUNE_SHRINKS).max(1);
+                    }
+                    _ => return Err(error),
+                },
+            }
+        }
+        Ok(pruned)
+    }
+
+    async fn prune_at_once(&self, prune: Prune) -> Result<u32, Error> {
+        let batch = Batch::from(Step::Prune(prune));
+        match self.0.storage.apply(std::slice::from_ref(&batch)).await?.first() {
+            Some(Outcome::Applied(receipts) | Outcome::Already(receipts)) => match receipts.first() {
                 Some(Receipt::Pruned(count)) => Ok(*count),
                 other => unreachable!("pruning is answered by its receipt, not {other:?}"),
             },
-            Outcome::Refused(refused) => unreachable!("pruning isn't refused for {refused:?}"),
+            other => unreachable!("pruning isn't refused: {other:?}"),
         }
     }
 

@@ -71,6 +71,9 @@ pub(crate) struct Store {
     pub(crate) not_yet: u32,
     /// Why reports are refused.
     pub(crate) refuses_reports: Option<Refusal>,
+    /// Tasks that ended long ago, and how many of them are too much for one call.
+    pub(crate) old: u32,
+    pub(crate) old_max: Option<u32>,
     /// Why transitions to a waiting state are refused.
     pub(crate) refuses_waiting: Option<Refusal>,
 }
@@ -143,7 +146,11 @@ impl Store {
                 Step::Limit(_) => Receipt::Limited,
                 Step::Pause(_) => Receipt::Paused,
                 Step::Beat(_) => Receipt::Seen,
-                Step::Prune(_) => Receipt::Pruned(0),
+                Step::Prune(prune) => {
+                    let count = self.old.min(prune.limit);
+                    self.old -= count;
+                    Receipt::Pruned(count)
+                }
             });
         }
         Outcome::Applied(receipts)
@@ -163,6 +170,10 @@ impl Storage for FakeStore {
         let reports = batches.iter().flat_map(|batch| &batch.steps).any(|s| matches!(s, Step::Report(_)));
         if let Some(kind) = reports.then(|| store.report_errors.pop_front()).flatten() {
             return Err(Error::new(kind, "as the test wants it"));
+        }
+        let is_too_much = |step: &Step| matches!(step, Step::Prune(prune) if store.old_max.is_some_and(|max| prune.limit > max));
+        if batches.iter().flat_map(|batch| &batch.steps).any(is_too_much) {
+            return Err(Error::new(ErrorKind::Contended, "it takes too long"));
         }
         Ok(batches.iter().map(|batch| store.outcome(batch)).collect())
     }

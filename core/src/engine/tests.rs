@@ -87,3 +87,17 @@ fn there_is_nothing_to_retry_where_a_task_runs_or_waits_for_others() {
     assert_eq!(retry(&store, "a"), Retried::Succeeded);
     assert!(store.lock().calls.is_empty());
 }
+
+#[test]
+fn tasks_that_are_too_much_for_one_transaction_are_pruned_in_several() {
+    let store = FakeStore::default();
+    (store.lock().old, store.lock().old_max) = (600, Some(70));
+    let prune = || {
+        let prune = Prune { succeeded: Duration::ZERO, otherwise: Duration::ZERO, limit: 500 };
+        on_store(&store, |engine| async move { engine.prune(prune).await })
+    };
+    assert_eq!((prune().unwrap(), store.lock().old), (500, 100));
+    assert_eq!(prune().unwrap(), 100);
+    store.lock().old_max = Some(0);
+    assert_eq!(prune().unwrap_err().kind(), ErrorKind::Contended);
+}
