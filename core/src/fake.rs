@@ -74,6 +74,8 @@ pub(crate) struct Store {
     /// Tasks that ended long ago, and how many of them are too much for one call.
     pub(crate) old: u32,
     pub(crate) old_max: Option<u32>,
+    /// Whether somebody holds what every transition needs.
+    pub(crate) holds_transitions: bool,
     /// Why transitions to a waiting state are refused.
     pub(crate) refuses_waiting: Option<Refusal>,
 }
@@ -170,6 +172,10 @@ impl Storage for FakeStore {
         let reports = batches.iter().flat_map(|batch| &batch.steps).any(|s| matches!(s, Step::Report(_)));
         if let Some(kind) = reports.then(|| store.report_errors.pop_front()).flatten() {
             return Err(Error::new(kind, "as the test wants it"));
+        }
+        let is_move = |step: &Step| matches!(step, Step::Transition(_));
+        if store.holds_transitions && batches.iter().flat_map(|batch| &batch.steps).any(is_move) {
+            return Err(Error::new(ErrorKind::Contended, "somebody holds it"));
         }
         let is_too_much = |step: &Step| matches!(step, Step::Prune(prune) if store.old_max.is_some_and(|max| prune.limit > max));
         if batches.iter().flat_map(|batch| &batch.steps).any(is_too_much) {

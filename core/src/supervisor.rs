@@ -68,6 +68,9 @@ pub struct Supervisor<S: Storage, C: Clock> {
     now: Now,
     drain: watch::Receiver<bool>,
     draining: bool,
+    /// A drained worker renews no lease after this: by then no handler runs, and whose outcome couldn't be recorded leaves
+    /// it to whoever rescues the task.
+    renews_until: Option<Moment>,
 
     /// Every attempt that hasn't ended, by a number of our own.
     attempts: BTreeMap<u64, Live>,
@@ -163,6 +166,7 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
             config,
             drain,
             draining: false,
+            renews_until: None,
             attempts: BTreeMap::new(),
             attempts_made: 0,
             renewals: BTreeSet::new(),
@@ -397,7 +401,8 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
                 self.attempts.get_mut(&number).expect("an attempt that ends takes its renewal with it");
             live.renew_at = None;
             let attempt = &live.attempt;
-            if attempt.registered.orders().stop == Some(StopReason::LeaseLost) {
+            let is_over = self.renews_until.is_some_and(|until| until <= now);
+            if is_over || attempt.registered.orders().stop == Some(StopReason::LeaseLost) {
                 // Its outcome is void; a renewal would keep the task from whoever rescues it.
                 continue;
             }
@@ -537,6 +542,7 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
 
     fn start_draining(&mut self) {
         self.draining = true;
+        self.renews_until = Some(self.engine.clock().now() + self.config.grace + self.config.lease);
         for (number, Live { attempt, .. }) in &self.attempts {
             attempt.registered.stop(StopReason::Drained);
             self.stopping.insert(*number);

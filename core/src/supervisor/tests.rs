@@ -115,6 +115,16 @@ fn a_drained_worker_renews_until_the_last_attempt_is_given_back() {
 }
 
 #[test]
+fn a_drained_worker_does_not_wait_for_ever_for_what_cannot_be_recorded() {
+    let mut bench = Bench::new(deaf(), vec![lease("a")]);
+    bench.store.lock().holds_transitions = true;
+    bench.pass(25 * SECOND);
+    bench.drain.drain();
+    assert!(!bench.pass(60 * SECOND), "the grace, and a lease, and what is left of the next");
+    assert!(bench.pass(60 * SECOND));
+}
+
+#[test]
 fn a_lost_attempt_is_not_renewed() {
     let mut bench = Bench::new(deaf(), vec![lease("a"), lease("b")]);
     bench.pass(2 * SECOND);
