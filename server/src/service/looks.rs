@@ -83,6 +83,11 @@ impl<S: Storage, C: Clock> Service<S, C> {
             let left = limit.saturating_sub(u32::try_from(tasks.len()).unwrap_or(u32::MAX));
             filter.limit = left.min(LIST_TOGETHER);
             let some = self.engine.tasks(filter.clone()).await?;
+            if let (true, Some(last)) = (some.is_empty(), tasks.last()) {
+                // The end; or the last one was forgotten meanwhile, and who goes on from it is told so.
+                let is_gone = self.engine.task(&last.id).await?.is_none();
+                return Ok((tasks, is_gone));
+            }
             let is_full = some.len() >= filter.limit as usize;
             let size =
                 |task: &Task| task.payload.len() + task.output.as_ref().map_or(0, |output| output.len());
