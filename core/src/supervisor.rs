@@ -394,6 +394,7 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
         let due_until = (now + self.config.lease / RENEWAL_SLACK_DIVISOR, u64::MAX);
         let rest = self.renewals.split_off(&due_until);
         let due = std::mem::replace(&mut self.renewals, rest);
+        let is_over = self.renews_until.is_some_and(|until| until <= now);
         let mut numbers = Vec::with_capacity(due.len());
         let mut batches: Vec<Batch> = Vec::with_capacity(due.len());
         for (_, number) in due {
@@ -401,7 +402,6 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
                 self.attempts.get_mut(&number).expect("an attempt that ends takes its renewal with it");
             live.renew_at = None;
             let attempt = &live.attempt;
-            let is_over = self.renews_until.is_some_and(|until| until <= now);
             if is_over || attempt.registered.orders().stop == Some(StopReason::LeaseLost) {
                 // Its outcome is void; a renewal would keep the task from whoever rescues it.
                 continue;
