@@ -161,7 +161,8 @@ statements! {
 
     /// Carries out the transitions whose guards hold, in order of id, as their arrays are. It may have waited for a
     /// claim that is later than `:now`; no end is earlier than that. A task that ends while it waits for its slot keeps
-    /// saying so: that tells it from a holder, whose slot is free now.
+    /// saying so: that tells it from a holder, whose slot is free now. Somebody may claim where a task is ready now, or
+    /// one that was ready before has room in its queue.
     MOVE = "
         WITH moved AS (
             UPDATE task AS t SET
