@@ -111,10 +111,22 @@ impl Hints {
         Next { hints: self, interest }
     }
 
-    fn take(&mut self, interest: Hint) -> Option<Hint> {
-        let cell = self.wake.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The hint that came since the last, if it is of interest; where none is, this waker is told of the next.
+    fn take_or_sleep(&mut self, interest: Hint, waker: &Waker) -> Option<Hint> {
+        let mut cell = self.wake.lock();
         let hint = Hint { ready: cell.ready != self.ready_seen, changed: cell.changed != self.changed_seen };
         if !hint.concerns(interest) {
+            // Under the lock that whoever notifies takes: nothing can come in between.
+            match cell.sleepers.iter_mut().find(|sleeper| sleeper.listener == self.number) {
+                Some(sleeper) => {
+                    sleeper.interest = interest;
+                    sleeper.waker.clone_from(waker);
+                }
+                None => {
+                    let (listener, waker) = (self.number, waker.clone());
+                    cell.sleepers.push(Sleeper { listener, interest, waker });
+                }
+            }
             return None;
         }
         self.ready_seen = cell.ready;
@@ -133,28 +145,7 @@ impl Future for Next<'_> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Hint> {
         let interest = self.interest;
-        if let Some(hint) = self.hints.take(interest) {
-            return Poll::Ready(hint);
-        }
-        let listener = self.hints.number;
-        {
-            let mut cell = self.hints.wake.lock();
-            match cell.sleepers.iter_mut().find(|sleeper| sleeper.listener == listener) {
-                Some(sleeper) => {
-                    sleeper.interest = interest;
-                    sleeper.waker.clone_from(context.waker());
-                }
-                None => {
-                    let waker = context.waker().clone();
-                    cell.sleepers.push(Sleeper { listener, interest, waker });
-                }
-            }
-        }
-        // A hint that came between the look and the registration would otherwise be slept through.
-        match self.hints.take(interest) {
-            Some(hint) => Poll::Ready(hint),
-            None => Poll::Pending,
-        }
+        self.hints.take_or_sleep(interest, context.waker()).map_or(Poll::Pending, Poll::Ready)
     }
 }
 
