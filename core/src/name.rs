@@ -1,9 +1,11 @@
 //! Names: of tasks, kinds, queues, slots, keys, workers and stores.
 //!
 //! Every name is checked where it enters, so that the rest of the system can put it into SQL, file names,
-//! environment variables and log lines without a second thought. Cloning a name is cheap.
+//! environment variables and log lines without a second thought. Cloning a name is cheap, and so is comparing two.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// The longest name, in bytes.
@@ -46,11 +48,54 @@ fn check_text(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// A text, and how it begins: most comparisons of two end there, and don't follow a pointer.
+#[derive(Clone)]
+struct Text {
+    /// The first eight bytes as a number, the first one the highest; past the end, zeros. Of two texts the smaller never
+    /// has the larger one.
+    beginning: u64,
+    all: Arc<str>,
+}
+
+impl Text {
+    fn new(all: Arc<str>) -> Self {
+        let mut first = [0; 8];
+        first.iter_mut().zip(all.bytes()).for_each(|(place, byte)| *place = byte);
+        Self { beginning: u64::from_be_bytes(first), all }
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.beginning == other.beginning && self.all == other.all
+    }
+}
+
+impl Eq for Text {}
+
+impl PartialOrd for Text {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Text {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.beginning.cmp(&other.beginning).then_with(|| self.all.cmp(&other.all))
+    }
+}
+
+impl Hash for Text {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.all.hash(state);
+    }
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Arc<str>);
+        pub struct $name(Text);
 
         impl $name {
             /// Checks and takes the text.
@@ -60,37 +105,37 @@ macro_rules! name {
             pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
                 let text = text.as_ref();
                 match $check(text) {
-                    Ok(()) => Ok(Self(text.into())),
+                    Ok(()) => Ok(Self(Text::new(text.into()))),
                     Err(why) => Err(InvalidName { what: $what, text: text.chars().take(160).collect(), why }),
                 }
             }
 
             /// Takes a text that came out of a store, where only checked names were put in.
             pub fn trusted(text: impl Into<Arc<str>>) -> Self {
-                Self(text.into())
+                Self(Text::new(text.into()))
             }
 
             /// The text.
             pub fn as_str(&self) -> &str {
-                &self.0
+                &self.0.all
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Debug::fmt(&*self.0, f)
+                fmt::Debug::fmt(self.as_str(), f)
             }
         }
 
         impl AsRef<str> for $name {
             fn as_ref(&self) -> &str {
-                &self.0
+                self.as_str()
             }
         }
 
@@ -135,7 +180,7 @@ name!(
 impl Kind {
     /// Whether the kind is one of Steadfast's own, refused from clients.
     pub fn is_reserved(&self) -> bool {
-        self.0.starts_with('_')
+        self.as_str().starts_with('_')
     }
 }
 
@@ -160,6 +205,19 @@ mod tests {
         }
         assert!(Slot::new("user:42/chat").is_ok());
         assert!(Key::new("a\0b").is_err());
+    }
+
+    #[test]
+    fn names_have_the_order_of_their_texts() {
+        let texts =
+            ["a", "a-b", "abcdefg", "abcdefgh", "abcdefghi", "abcdefghj", "b", "Z", "task-10", "task-9", "é"];
+        for one in texts {
+            for other in texts {
+                let (a, b) = (Slot::new(one).unwrap(), Slot::new(other).unwrap());
+                assert_eq!(a.cmp(&b), one.cmp(other), "{one} {other}");
+                assert_eq!(a == b, one == other, "{one} {other}");
+            }
+        }
     }
 
     #[test]
