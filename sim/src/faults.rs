@@ -5,7 +5,7 @@
 //! a seed activates a few of them, each with one kind of blow, which then falls there with some probability.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use steadfast_core::{Error, ErrorKind};
@@ -15,7 +15,7 @@ use crate::db::ErrorClass;
 use crate::history::Event;
 use crate::scheduler::{NodeId, yield_now};
 use crate::storage::transaction::classed;
-use crate::world::{Profile, Server};
+use crate::world::{Process, Profile, Server};
 
 /// A kind of fault that has happened, as a goal that a sweep must reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -309,13 +309,6 @@ impl Faults {
     }
 }
 
-/// A process that may be struck in the middle of a call.
-#[derive(Debug, Clone)]
-pub(crate) struct Exposed {
-    pub(crate) name: Arc<str>,
-    pub(crate) alive: Arc<AtomicBool>,
-}
-
 /// Where the code runs that meets a spot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -405,21 +398,23 @@ impl Server {
         classed(class)
     }
 
-    fn exposed(&self, actor: u64) -> Option<(NodeId, Exposed)> {
+    /// A process that may be struck in the middle of a call.
+    fn exposed(&self, actor: u64) -> Option<Arc<Process>> {
         let node = NodeId(u32::try_from(actor).ok()?);
         let exposed = self.exposed_nodes().get(&node).cloned()?;
-        exposed.alive.load(Ordering::Relaxed).then_some((node, exposed))
+        exposed.alive.load(Ordering::Relaxed).then_some(exposed)
     }
 
     /// Crashes a process, if it may be.
     fn crash(&self, actor: u64) -> bool {
-        let Some((node, exposed)) = self.exposed(actor) else { return false };
-        self.crash_node(node, &exposed.name, &exposed.alive);
+        let Some(exposed) = self.exposed(actor) else { return false };
+        self.crash_node(&exposed);
         true
     }
 
     fn freeze_for_a_while(self: &Arc<Self>, actor: u64) -> bool {
-        let Some((node, exposed)) = self.exposed(actor) else { return false };
+        let Some(exposed) = self.exposed(actor) else { return false };
+        let node = exposed.id;
         let until_lapse = self.until_first_lapse(&exposed.name).unwrap_or(Duration::from_secs(10));
         let edge = Duration::from_millis(20);
         let time = match self.choices.pick(Stream::Faults, "frozen in a call for", actor, 5) {
@@ -429,7 +424,7 @@ impl Server {
             3 => Duration::from_secs(15),
             _ => Duration::from_secs(40),
         };
-        self.history.record(self.now(), Event::Froze { node: exposed.name.to_string() });
+        self.history.record(self.now(), Event::Froze { node: exposed.name.clone() });
         self.scheduler.freeze(node);
         self.stopped_nodes().insert(node, exposed);
         let server = Arc::clone(self);
@@ -445,7 +440,7 @@ impl Server {
     pub(crate) fn thaw_stopped(&self, node: NodeId) {
         let Some(stopped) = self.stopped_nodes().remove(&node) else { return };
         if stopped.alive.load(Ordering::Relaxed) {
-            self.history.record(self.now(), Event::Thawed { node: stopped.name.to_string() });
+            self.history.record(self.now(), Event::Thawed { node: stopped.name.clone() });
         }
         self.scheduler.thaw(node);
     }

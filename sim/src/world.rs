@@ -19,13 +19,14 @@ use steadfast_core::{ErrorKind, State, StoreId, Task, Timestamp};
 
 use crate::choices::{Choices, Stream};
 use crate::db::{Db, Mode, Table};
+use crate::faults::Fault;
 pub use crate::faults::Faults;
-use crate::faults::{Exposed, Fault};
 use crate::history::{Event, History};
 use crate::scheduler::{self, NodeId, Scheduler};
 use crate::storage::flaws::Flaw;
 use crate::storage::gate::Gate;
 use crate::storage::rows::{RowKey, StoreRow, table};
+pub(crate) use node::Process;
 pub use node::{Node, SimClock};
 
 /// The database's own node: never crashed, never frozen.
@@ -94,9 +95,9 @@ pub struct Server {
     /// Which kinds of faults have happened: a bit each.
     met: AtomicU64,
     /// Nodes that may be struck in the middle of a call. Not as nodes, which hold this server.
-    exposed: Mutex<BTreeMap<NodeId, Exposed>>,
+    exposed: Mutex<BTreeMap<NodeId, Arc<Process>>>,
     /// Those that stand still in the middle of a call.
-    stopped: Mutex<BTreeMap<NodeId, Exposed>>,
+    stopped: Mutex<BTreeMap<NodeId, Arc<Process>>>,
     /// Until when the store is down, in microseconds of virtual time.
     down_until: AtomicU64,
     /// What is on the disk, where commits don't wait for it.
@@ -108,6 +109,8 @@ pub struct Server {
     pub(crate) gate: Option<Gate>,
     started: OnceLock<tokio::time::Instant>,
     turns: Wake,
+    /// The number of the next node.
+    nodes: AtomicU32,
     listeners: Mutex<Vec<Wake>>,
     calls: calls::Calls,
 }
@@ -156,7 +159,7 @@ impl Server {
     /// The time by which leases are judged for a client: the store's.
     pub(crate) fn lapsed_by(&self, client: &Node) -> Timestamp {
         if self.has(Flaw::LeaseByWorkersClock) {
-            EPOCH + self.elapsed() * client.rate_percent / 100
+            EPOCH + self.elapsed() * client.process.rate_percent / 100
         } else {
             self.now()
         }
@@ -200,11 +203,11 @@ impl Server {
         self.met.fetch_or(fault.bit(), Ordering::Relaxed);
     }
 
-    pub(crate) fn exposed_nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Exposed>> {
+    pub(crate) fn exposed_nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<Process>>> {
         self.exposed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn stopped_nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Exposed>> {
+    pub(crate) fn stopped_nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<Process>>> {
         self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -218,12 +221,12 @@ impl Server {
     }
 
     /// All memory of a process is gone, at whatever await it is.
-    pub(crate) fn crash_node(&self, id: NodeId, name: &str, alive: &AtomicBool) {
-        if alive.swap(false, Ordering::Relaxed) {
-            self.history.record(self.now(), Event::Crashed { node: name.to_owned() });
+    pub(crate) fn crash_node(&self, process: &Process) {
+        if process.alive.swap(false, Ordering::Relaxed) {
+            self.history.record(self.now(), Event::Crashed { node: process.name.clone() });
         }
-        self.exposed_nodes().remove(&id);
-        self.scheduler.kill(id);
+        self.exposed_nodes().remove(&process.id);
+        self.scheduler.kill(process.id);
     }
 
     /// What a crash loses of what was committed and not synced.
@@ -290,7 +293,7 @@ impl Server {
         }
         self.history.committed(self.now(), by, rows, deleted);
         self.sync_now_and_then();
-        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         for (number, wake) in listeners.iter().enumerate() {
             let lost = self.is_faulty()
                 && self.choices.odds(Stream::Faults, "hint lost", number as u64, self.faults.hint_lost);
@@ -307,7 +310,6 @@ impl Server {
 #[derive(Debug, Clone)]
 pub struct World {
     server: Arc<Server>,
-    nodes: Arc<AtomicU32>,
 }
 
 impl World {
@@ -354,10 +356,11 @@ impl World {
             gate,
             started: OnceLock::new(),
             turns: Wake::new(),
+            nodes: AtomicU32::new(DATABASE.0 + 1),
             listeners: Mutex::new(Vec::new()),
             calls: calls::Calls::default(),
         };
-        Self { server: Arc::new(server), nodes: Arc::new(AtomicU32::new(DATABASE.0 + 1)) }
+        Self { server: Arc::new(server) }
     }
 
     /// Another database of the same kind, with nothing in it, at the same time: what a process works on whose URL names
@@ -472,17 +475,16 @@ impl World {
 
     /// Starts a node: a process with a clock that runs at `rate_percent` of true time.
     pub fn start(&self, name: impl Into<String>, rate_percent: u32) -> Node {
-        let id = NodeId(self.nodes.fetch_add(1, Ordering::Relaxed));
-        let node = Node {
-            id,
-            name: Arc::from(name.into()),
-            alive: Arc::new(AtomicBool::new(true)),
-            busy: Arc::default(),
+        let process = Process {
+            id: NodeId(self.server.nodes.fetch_add(1, Ordering::Relaxed)),
+            name: name.into(),
             rate_percent,
-            jumped: Arc::new(AtomicU64::new(0)),
-            world: self.clone(),
+            alive: AtomicBool::new(true),
+            busy: AtomicU32::new(0),
+            jumped: AtomicU64::new(0),
         };
-        self.record(Event::Started { node: node.name.to_string() });
+        let node = Node { process: Arc::new(process), world: self.clone() };
+        self.record(Event::Started { node: node.name().to_owned() });
         node
     }
 }

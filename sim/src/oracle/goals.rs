@@ -94,11 +94,14 @@ pub fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
                 } else {
                     running.remove(&after.id);
                 }
-                let limited = |id: &&&TaskId| {
-                    facts.tasks.get(**id).is_some_and(|task| task.queue.as_str() == "limited")
-                };
-                if running.iter().filter(limited).count() == 2 {
-                    reached.insert("the limit was reached");
+                // Somebody has entered it.
+                if after.state == State::Running && after.queue.as_str() == "limited" {
+                    let limited = |id: &&&TaskId| {
+                        facts.tasks.get(**id).is_some_and(|task| task.queue.as_str() == "limited")
+                    };
+                    if running.iter().filter(limited).count() == 2 {
+                        reached.insert("the limit was reached");
+                    }
                 }
             }
             Event::Said { task, fence, word } => {

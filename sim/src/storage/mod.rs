@@ -128,7 +128,7 @@ impl SimStorage {
     }
 
     fn actor(&self) -> u64 {
-        u64::from(self.node.id.0)
+        self.node.number()
     }
 
     fn fate(&self, what: &'static str, writes: bool) -> Fate {
@@ -189,7 +189,7 @@ impl SimStorage {
         let (answer, answered) = oneshot::channel();
         let place = match self.server.profile {
             Profile::Postgres => DATABASE,
-            Profile::Sqlite => self.node.id,
+            Profile::Sqlite => self.node.id(),
         };
         let server = self.server.clone();
         let of_server = under_way.clone();
