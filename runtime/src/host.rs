@@ -172,7 +172,7 @@ impl<S: Storage> Host<S> {
             std::mem::replace(&mut *sweeps, true)
         };
         if !before {
-            self.seat.runtime.spawn(sweeper::run(self.engine.clone(), every));
+            self.seat.runtime.spawn(sweep_for_ever(self.engine.clone(), every));
         }
     }
 
@@ -188,6 +188,16 @@ impl<S: Storage> Host<S> {
             drop(stop);
             let _ = ended.await;
         }
+    }
+}
+
+/// A sweeper, and another one after it: it ends only by a panic, which is a bug. Without one no lost task would be rescued
+/// and no deadline kept, and nobody would notice.
+async fn sweep_for_ever<S: Storage>(engine: Engine<S, TokioClock>, every: Duration) {
+    loop {
+        let ended = tokio::spawn(sweeper::run(engine.clone(), every)).await;
+        tracing::error!(?ended, "the sweeper panicked, which is a bug in Steadfast; it begins anew");
+        tokio::time::sleep(every).await;
     }
 }
 

@@ -37,7 +37,8 @@ impl ExecutorLag {
         }))
     }
 
-    /// How late the executor was when it last woke a task by the clock, or is now, if that is longer.
+    /// How late the executor was when it last woke a task by the clock, or is now, if that is longer. Zero once the worker
+    /// has ended.
     pub fn now(&self) -> Duration {
         let overdue = now_ns().saturating_sub(self.0.due_ns.load(Ordering::Relaxed));
         Duration::from_nanos(overdue.max(self.0.last_ns.load(Ordering::Relaxed)))
@@ -45,11 +46,12 @@ impl ExecutorLag {
 
     /// Measures, on the executor.
     pub(crate) async fn probe(self) {
+        let probing = Probing(self.0);
         loop {
             let due = now_ns() + nanos(PERIOD);
-            self.0.due_ns.store(due, Ordering::Relaxed);
+            probing.0.due_ns.store(due, Ordering::Relaxed);
             tokio::time::sleep(PERIOD).await;
-            self.0.last_ns.store(now_ns().saturating_sub(due), Ordering::Relaxed);
+            probing.0.last_ns.store(now_ns().saturating_sub(due), Ordering::Relaxed);
         }
     }
 
@@ -68,6 +70,16 @@ impl ExecutorLag {
                 Some(Say::Well) => tracing::info!(%worker, ?lag, "the handlers' executor is in time again"),
             }
         }
+    }
+}
+
+/// While the probe runs. Whom nobody will wake isn't late.
+struct Probing(Arc<Measured>);
+
+impl Drop for Probing {
+    fn drop(&mut self) {
+        self.0.due_ns.store(u64::MAX, Ordering::Relaxed);
+        self.0.last_ns.store(0, Ordering::Relaxed);
     }
 }
 
@@ -105,6 +117,20 @@ fn nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_executor_whose_worker_has_ended_is_not_late() {
+        let lag = ExecutorLag::new();
+        let long_ago = now_ns().saturating_sub(nanos(PERIOD));
+        lag.0.due_ns.store(long_ago, Ordering::Relaxed);
+        assert!(lag.now() >= PERIOD);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.spawn(lag.clone().probe());
+        runtime.block_on(tokio::task::yield_now());
+        lag.0.due_ns.store(long_ago, Ordering::Relaxed);
+        drop(runtime);
+        assert_eq!(lag.now(), Duration::ZERO);
+    }
 
     #[test]
     fn a_late_executor_is_said_once_and_so_is_its_end() {

@@ -1,11 +1,16 @@
 //! The host and its worker, on a real store and a real clock.
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use steadfast::core::engine::{Cancelled, Submitted};
+use steadfast::core::step::{Batch, Outcome};
+use steadfast::core::storage::{ClaimRequest, Claimed, Query, View};
+use steadfast::core::wake::Hints;
 use steadfast::{
-    Cause, Context, Handler, Handlers, Host, Kind, NewTask, State, Task, TaskId, Verdict, task_id,
+    AnyStorage, Cause, Context, Error, Handler, Handlers, Host, Kind, NewTask, State, Storage, Task, TaskId,
+    Verdict, task_id,
 };
 
 /// Longer than any test may take.
@@ -162,4 +167,49 @@ async fn a_cancel_reaches_the_handler() {
 async fn a_store_that_cannot_be_opened_says_why() {
     let error = Host::open(&"sqlite:/nowhere/at/all.db".parse().unwrap()).await.unwrap_err();
     assert!(error.to_string().contains("/nowhere/at/all.db"), "{error}");
+}
+
+/// A store at which the first look for lapsed leases panics.
+#[derive(Debug, Clone)]
+struct Touchy {
+    store: AnyStorage,
+    /// Is told of each such look.
+    looks: mpsc::SyncSender<()>,
+    first: Arc<AtomicBool>,
+}
+
+impl Storage for Touchy {
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, Error> {
+        self.store.claim(request).await
+    }
+
+    async fn apply(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
+        self.store.apply(batches).await
+    }
+
+    async fn read(&self, query: &Query) -> Result<View, Error> {
+        if matches!(query, Query::Lapsed { .. }) {
+            let _ = self.looks.try_send(());
+            assert!(!self.first.swap(false, Ordering::Relaxed), "as the test wants it");
+        }
+        self.store.read(query).await
+    }
+
+    fn hints(&self) -> Hints {
+        self.store.hints()
+    }
+}
+
+#[tokio::test]
+async fn a_sweeper_that_panics_begins_anew() {
+    let (looks, look) = mpsc::sync_channel(2);
+    let open = async move || {
+        let store = AnyStorage::open(&"sqlite::memory:".parse().unwrap()).await?;
+        Ok(Touchy { store, looks, first: Arc::new(AtomicBool::new(true)) })
+    };
+    let host = Host::start(open).await.unwrap();
+    host.sweep(Duration::from_millis(1));
+    look.recv_timeout(LONG).unwrap();
+    look.recv_timeout(LONG).expect("there is another sweeper after the one that panicked");
+    host.close().await;
 }
