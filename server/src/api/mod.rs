@@ -4,6 +4,7 @@
 //! from here but by the kinds of the operator's configuration.
 
 mod answer;
+mod connections;
 mod door;
 mod events;
 mod health;
@@ -13,8 +14,6 @@ mod parse;
 mod submit;
 mod tasks;
 
-use std::fmt::Debug;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +32,7 @@ use crate::store::Observed;
 use kinds::Kinds;
 
 // What this API reads, without a server around it.
+pub use connections::IDLE_MAX;
 pub use events::last_event_id;
 pub use houses::concurrency;
 pub use parse::{limit, state};
@@ -63,6 +63,8 @@ pub struct Settings<S = Observed, C = TokioClock> {
     pub worker_lives: Option<watch::Receiver<bool>>,
     /// What was measured in this process.
     pub metrics: Arc<Metrics>,
+    /// How many connections there may be at once.
+    pub connections_max: usize,
 }
 
 /// The API's state, shared by its handlers.
@@ -86,14 +88,11 @@ impl<S, C> Api<S, C> {
 /// Serves the API on a listener until `settings.ending` is true, then answers what is under way. That may last for ever
 /// where a client doesn't read: wait for at most [`LAST_ANSWERS_MAX`].
 ///
-/// # Errors
-/// None as things are: accepting is tried again.
-///
 /// # Cancellation
 /// Nothing new is accepted then; open connections go on as tasks of their own.
-pub async fn serve<L, S, C>(listener: L, settings: Settings<S, C>) -> io::Result<()>
+pub async fn serve<L, S, C>(listener: L, settings: Settings<S, C>)
 where
-    L: Listener<Addr: Debug>,
+    L: Listener,
     S: Storage,
     C: Clock,
 {
@@ -102,7 +101,8 @@ where
         // An error says that whoever would tell is gone, which is the end, too.
         let _ = ending.wait_for(|ending| *ending).await;
     };
-    axum::serve(listener, router(settings)).with_graceful_shutdown(ended).await
+    let connections_max = settings.connections_max;
+    connections::accept(listener, router(settings), connections_max, ended).await;
 }
 
 /// The API as a service.

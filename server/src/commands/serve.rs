@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use rustix::process::{Resource, getrlimit};
 use steadfast::{StoreId, StoreUrl};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -54,6 +55,7 @@ pub(super) async fn serve(
         ending,
         worker_lives: crew.as_ref().map(Crew::lives),
         metrics,
+        connections_max: connections_max(),
     };
     let server = tokio::spawn(api::serve(listener, settings));
     greet(&Greeting { address, store, store_id: &store_id, config: &config, args: &args }, out)?;
@@ -76,6 +78,13 @@ pub(super) async fn serve(
         drained = drained => drained,
         () = signals.next() => Ok(ExitCode::from(Exit::Interrupted as u8)),
     }
+}
+
+/// Half of the descriptors that this process may have: the others are for the store and for commands, which must not fail
+/// because somebody opens connections.
+fn connections_max() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(descriptors / 2).unwrap_or(usize::MAX)
 }
 
 async fn ended(crew: &mut Option<Crew>) -> Failure {

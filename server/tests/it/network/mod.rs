@@ -16,6 +16,7 @@ mod weather;
 mod cancels;
 mod drains;
 mod events;
+mod idlers;
 mod restarts;
 mod submits;
 mod vanishing;

@@ -29,7 +29,7 @@ pub(super) const SERVER: &str = "server";
 /// How long faults last at most.
 pub(super) const STORM: Duration = Duration::from_secs(5);
 /// Virtual time after which a run that hasn't come to rest is stuck.
-const RUN_MAX: Duration = Duration::from_secs(90);
+const RUN_MAX: Duration = Duration::from_secs(180);
 /// What the network is stepped by.
 const TICK: Duration = Duration::from_millis(1);
 

@@ -29,6 +29,8 @@ use super::handler::Work;
 
 /// Where the API listens.
 pub(super) const PORT: u16 = 7878;
+/// How many connections the API has at once.
+pub(super) const CONNECTIONS_MAX: usize = 40;
 /// What clients must show: without it the server would refuse a `Host` that isn't this machine.
 pub(super) const TOKEN: &str = "let me in";
 /// The kind of all tasks.
@@ -159,6 +161,7 @@ fn settings(
         ending,
         worker_lives: None,
         metrics,
+        connections_max: CONNECTIONS_MAX,
     }
 }
 
