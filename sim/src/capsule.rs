@@ -53,7 +53,7 @@ pub enum CapsuleError {
     #[error("the capsule has format {0}, and this version reads {FORMAT}: use the version that made it")]
     Format(u32),
     /// It names what doesn't exist.
-    #[error("the capsule names the {what} {name:?}, which this version doesn't have: known are {known}")]
+    #[error("there is no {what} {name:?} in this version: known are {known}")]
     Unknown {
         /// What kind of thing.
         what: &'static str,
@@ -95,6 +95,19 @@ impl Capsule {
             return Err(CapsuleError::Format(capsule.format));
         }
         Ok(capsule)
+    }
+
+    /// Reads the capsule that a text has as one of its lines, as a failure page has it; or that it is.
+    ///
+    /// # Errors
+    /// [`CapsuleError`] where there is none, or one of a later version.
+    pub fn from_text(text: &str) -> Result<Self, CapsuleError> {
+        Self::from_json(text.lines().find(|line| Self::is_line(line)).unwrap_or(text))
+    }
+
+    /// Whether a line of a text is meant to be a capsule.
+    pub(crate) fn is_line(line: &str) -> bool {
+        line.trim_start().starts_with('{')
     }
 
     /// One line, without a line break.

@@ -18,7 +18,7 @@ use crate::world::Profile;
 
 use super::failed::Failed;
 use super::regressions::{self, Regressions, RegressionsError, Stale};
-use super::settings::{InvalidSetting, Package, Settings};
+use super::settings::{Package, Settings};
 use super::stage::{self, Test, TestWorld};
 
 /// How many seeds each store gets, where nothing else is said.
@@ -26,8 +26,7 @@ pub const SEEDS: u64 = 100;
 /// From so many seeds on, all cores work.
 const SEEDS_FOR_THREADS: u64 = 1_000;
 
-/// A test in many worlds; [`check`](super::check) is this with every default. What it finds it answers with, so that a
-/// test can demand that something fails.
+/// A test in many worlds; [`check`](super::check) is [`Check::from_env`] with every default, and [`passes`](Check::passes).
 #[derive(Debug, Clone)]
 pub struct Check {
     name: &'static str,
@@ -48,16 +47,13 @@ pub struct Passed {
     pub stale: Vec<Stale>,
 }
 
-/// What a check found.
-#[derive(Debug)]
+/// What a check found. Its `Debug` is the page as well, for `unwrap`.
 #[non_exhaustive]
 pub enum Failure {
     /// A run broke a property, or the test's own assertion: its page.
     Broken(Box<Page>),
     /// The same seed wasn't the same run: the test, its handlers or its fakes read what isn't drawn from the seed.
     Parted(Box<Divergence>),
-    /// The environment asks for what makes no sense.
-    Setting(InvalidSetting),
     /// What is kept can't be replayed.
     Regressions(RegressionsError),
 }
@@ -67,7 +63,7 @@ impl Failure {
     pub fn page(&self) -> Option<&Page> {
         match self {
             Failure::Broken(page) => Some(page),
-            Failure::Parted(_) | Failure::Setting(_) | Failure::Regressions(_) => None,
+            Failure::Parted(_) | Failure::Regressions(_) => None,
         }
     }
 }
@@ -77,9 +73,14 @@ impl fmt::Display for Failure {
         match self {
             Failure::Broken(page) => page.fmt(f),
             Failure::Parted(divergence) => divergence.fmt(f),
-            Failure::Setting(invalid) => invalid.fmt(f),
             Failure::Regressions(error) => error.fmt(f),
         }
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -104,6 +105,19 @@ impl Check {
             regressions: Regressions::Nowhere,
             may_panic: false,
             is_script: false,
+        }
+    }
+
+    /// The same as the environment wants it, by the variables that [`Settings`] names; and failing runs are kept in a file
+    /// beside the test.
+    ///
+    /// # Panics
+    /// A variable makes no sense.
+    #[track_caller]
+    pub fn from_env(name: &'static str) -> Self {
+        match Settings::from_env() {
+            Ok(settings) => Self::new(name).settings(settings).regressions(Regressions::BesideTheTest),
+            Err(invalid) => panic!("{invalid}"),
         }
     }
 
@@ -145,7 +159,24 @@ impl Check {
         Self { is_script: true, ..self }
     }
 
-    /// Runs the test, until something fails.
+    /// Runs the test, and says on its output what is worth knowing.
+    ///
+    /// # Panics
+    /// Something failed: with its page.
+    #[track_caller]
+    #[expect(clippy::print_stderr, reason = "the output of the test that runs")]
+    pub fn passes<F, T>(&self, test: F)
+    where
+        F: Fn(TestWorld) -> T + Send + Sync + 'static,
+        T: Future<Output = Result<(), Failed>> + Send + 'static,
+    {
+        match self.run(test) {
+            Ok(passed) => passed.stale.iter().for_each(|stale| eprintln!("{stale}")),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+
+    /// Runs the test until something fails, for who wants to know what, or demands that something does.
     ///
     /// # Errors
     /// [`Failure`] has the page of what failed.
@@ -216,14 +247,9 @@ impl Run<'_> {
             .collect()
     }
 
-    /// The run that `STEADFAST_REPLAY` names.
+    /// The runs in the file that `STEADFAST_REPLAY` names.
     fn replay(&self, path: &Path, passed: &mut Passed) -> Result<(), Failure> {
-        for entry in regressions::read(path, true)? {
-            if entry.test() != self.check.name {
-                let other = entry.test().to_owned();
-                let (path, name) = (path.to_owned(), self.check.name);
-                return Err(RegressionsError::OfAnother { path, name, other }.into());
-            }
+        for entry in regressions::given(path, self.check.name)? {
             let report = entry.replay(&self.setup(entry.profile()?))?;
             passed.runs += 1;
             passed.stale.extend(entry.stale(&report));
@@ -237,7 +263,7 @@ impl Run<'_> {
     }
 
     fn replay_kept(&self, path: &Path, passed: &mut Passed) -> Result<(), Failure> {
-        for entry in regressions::read(path, false)? {
+        for entry in regressions::kept(path)? {
             if entry.test() != self.check.name {
                 continue;
             }
@@ -347,13 +373,6 @@ impl Budget {
     fn is_spent(&self) -> bool {
         self.0.is_some_and(|(start, time)| start.elapsed() > time)
     }
-}
-
-/// The settings of the environment, and a file beside the test.
-#[track_caller]
-pub(super) fn of_environment(name: &'static str) -> Result<Check, Failure> {
-    let settings = Settings::from_env().map_err(Failure::Setting)?;
-    Ok(Check::new(name).settings(settings).regressions(Regressions::BesideTheTest))
 }
 
 /// Where a check of the environment keeps what fails, for those who ask.

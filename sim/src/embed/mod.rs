@@ -82,7 +82,7 @@ where
     F: Fn(TestWorld) -> T + Send + Sync + 'static,
     T: Future<Output = Result<(), Failed>> + Send + 'static,
 {
-    tell(check::of_environment(name).and_then(|check| check.run(test)));
+    Check::from_env(name).passes(test);
 }
 
 /// Plays a script, once on each store, in a world where nothing goes wrong but what the script does: for a known race,
@@ -122,15 +122,5 @@ where
     F: Fn(TestWorld) -> T + Send + Sync + 'static,
     T: Future<Output = Result<(), Failed>> + Send + 'static,
 {
-    tell(Check::new(name).script().run(script));
-}
-
-/// Says on the test's output what is worth knowing, and panics with what failed.
-#[track_caller]
-#[expect(clippy::print_stderr, reason = "the output of the test that runs")]
-fn tell(outcome: Result<Passed, Failure>) {
-    match outcome {
-        Ok(passed) => passed.stale.iter().for_each(|stale| eprintln!("{stale}")),
-        Err(failure) => panic!("{failure}"),
-    }
+    Check::new(name).script().passes(script);
 }

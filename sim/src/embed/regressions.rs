@@ -48,7 +48,13 @@ pub enum RegressionsError {
         /// What is wrong with it.
         error: CapsuleError,
     },
-    /// The run is another test's.
+    /// There is nothing in it.
+    #[error("{} holds no run: give a failure page, or a file that holds the JSON line of one", path.display())]
+    Nothing {
+        /// Which.
+        path: PathBuf,
+    },
+    /// All runs are other tests'.
     #[error(
         "{} holds no run of the test {name:?}, but one of {other:?}: run that test, such as `cargo test {other}`",
         path.display()
@@ -116,14 +122,32 @@ pub(super) struct Entry {
     capsule: Capsule,
 }
 
-/// The runs in a file; none where there is no file and `must_be` isn't.
-pub(super) fn read(path: &Path, must_be: bool) -> Result<Vec<Entry>, RegressionsError> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_be => return Ok(Vec::new()),
-        Err(error) => return Err(RegressionsError::Read { path: path.into(), error }),
-    };
-    let is_run = |line: &str| !line.trim().is_empty() && !line.starts_with('#');
+/// The runs that are kept in a file; none where there is no file.
+pub(super) fn kept(path: &Path) -> Result<Vec<Entry>, RegressionsError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => runs(path, &text, |line| !line.trim().is_empty() && !line.starts_with('#')),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(RegressionsError::Read { path: path.into(), error }),
+    }
+}
+
+/// The runs of a test in a file that somebody gives: a failure page, or what is kept.
+pub(super) fn given(path: &Path, name: &'static str) -> Result<Vec<Entry>, RegressionsError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| RegressionsError::Read { path: path.into(), error })?;
+    let (own, others): (Vec<Entry>, Vec<Entry>) =
+        runs(path, &text, Capsule::is_line)?.into_iter().partition(|entry| entry.test() == name);
+    match others.first() {
+        _ if !own.is_empty() => Ok(own),
+        None => Err(RegressionsError::Nothing { path: path.into() }),
+        Some(other) => {
+            let other = other.test().to_owned();
+            Err(RegressionsError::OfAnother { path: path.into(), name, other })
+        }
+    }
+}
+
+fn runs(path: &Path, text: &str, is_run: impl Fn(&str) -> bool) -> Result<Vec<Entry>, RegressionsError> {
     let lines = text.lines().enumerate().filter(|(_, line)| is_run(line));
     lines
         .map(|(number, line)| {
@@ -164,7 +188,7 @@ impl Entry {
 
 /// Keeps a run, unless the same decisions are kept already. Says whether it was added.
 pub(super) fn keep(path: &Path, capsule: &Capsule) -> Result<bool, String> {
-    let known = read(path, false).map_err(|error| error.to_string())?;
+    let known = kept(path).map_err(|error| error.to_string())?;
     let is_same = |entry: &Entry| {
         let Capsule { scenario, profile, decisions, .. } = &entry.capsule;
         (scenario, profile, decisions) == (&capsule.scenario, &capsule.profile, &capsule.decisions)

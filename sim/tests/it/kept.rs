@@ -122,6 +122,17 @@ fn a_run_is_replayed_from_a_file() {
     assert_eq!(last, command, "{page}");
     let held = replay("orders", Edition { is_naive: false, ..FIRST });
     assert_eq!(held.unwrap_or_else(|failure| panic!("{failure}")).runs, 1);
+    // A page that was saved says the same, and so does a file in which another test's run comes first.
+    let line = file.text();
+    let others = line.replacen("\"scenario\":\"orders\"", "\"scenario\":\"invoices\"", 1);
+    assert_ne!(line, others);
+    let page = Check::new("orders").run(test(FIRST)).unwrap_err().to_string();
+    for text in [page, format!("{others}{line}")] {
+        std::fs::write(file.path(), text).unwrap();
+        let again = replay("orders", FIRST).unwrap_err().to_string();
+        assert!(again.contains("charged twice"), "{again}");
+    }
+    std::fs::write(file.path(), line).unwrap();
     let error = replay("invoices", FIRST).unwrap_err();
     assert!(matches!(error, Failure::Regressions(RegressionsError::OfAnother { .. })), "{error}");
     assert!(error.to_string().contains("no run of the test \"invoices\""), "{error}");
@@ -139,6 +150,10 @@ fn what_cannot_be_replayed_is_named() {
     let settings = Settings { replay: Some(file.0.path().join("gone")), ..Settings::default() };
     let gone = Check::new("orders").settings(settings).run(test(FIRST)).unwrap_err().to_string();
     assert!(gone.contains("gone: ") && gone.contains("give a file"), "{gone}");
+    std::fs::write(file.path(), "no run\n").unwrap();
+    let settings = Settings { replay: Some(file.path()), ..Settings::default() };
+    let empty = Check::new("orders").settings(settings).run(test(FIRST)).unwrap_err().to_string();
+    assert!(empty.contains("holds no run: give a failure page"), "{empty}");
 }
 
 #[test]

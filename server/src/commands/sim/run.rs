@@ -28,9 +28,9 @@ pub(super) fn replay(args: &Replay, out: Out) -> Result<ExitCode, Failure> {
     let text = std::fs::read_to_string(&args.capsule).map_err(|error| {
         let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failed };
         Failure::new(exit, format!("{path} can't be read: {error}"))
-            .help("give a file with the line that a failure page ends with")
+            .help("give a failure page, or a file with the line of JSON at its end")
     })?;
-    let capsule = Capsule::from_json(&text)?;
+    let capsule = Capsule::from_text(&text)?;
     let report = capsule.replay()?;
     if let Some(decision) = report.unapplied.first() {
         super::super::note(format_args!(
