@@ -451,22 +451,46 @@ impl NewTask {
     /// A number that is equal for equal requests. The id isn't part of it: under one key, ids made by the
     /// library differ while the request is the same. Nor is what was [defaulted](Defaulted).
     pub fn digest(&self) -> u64 {
+        // Every field is named, so that a new one can't be forgotten.
+        let Self {
+            id: _,
+            kind,
+            queue,
+            slot,
+            key,
+            priority,
+            payload,
+            due,
+            deadline,
+            attempts_max,
+            rescues_max,
+            timeout,
+            backoff,
+            parents,
+            defaulted,
+        } = self;
+        let Defaulted {
+            queue: no_queue,
+            attempts_max: no_attempts,
+            rescues_max: no_rescues,
+            timeout: no_timeout,
+        } = *defaulted;
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         let mut text = |text: &str| {
             hash.update(&(text.len() as u64).to_le_bytes());
             hash.update(text.as_bytes());
         };
-        text(self.kind.as_str());
-        text(if self.defaulted.queue { "" } else { self.queue.as_str() });
-        match &self.slot {
+        text(kind.as_str());
+        text(if no_queue { "" } else { queue.as_str() });
+        match slot {
             Some((slot, on_conflict)) => {
                 text(slot.as_str());
                 text(on_conflict.as_str());
             }
             None => text(""),
         }
-        text(self.key.as_ref().map_or("", Key::as_str));
-        for parent in &self.parents {
+        text(key.as_ref().map_or("", Key::as_str));
+        for parent in parents {
             text(parent.id.as_str());
             text(parent.on_failure.as_str());
         }
@@ -475,26 +499,26 @@ impl NewTask {
             Due::After(delay) => (1, crate::time::micros(delay)),
             Due::At(at) => (2, at.as_micros()),
         };
-        let (due_kind, due) = moment(self.due);
+        let (due_kind, due_at) = moment(*due);
         let asked = |number, defaulted| if defaulted { -1 } else { number };
         let numbers = [
-            i64::from(self.priority),
+            i64::from(*priority),
             i64::from(due_kind),
-            due,
-            asked(i64::from(self.attempts_max), self.defaulted.attempts_max),
-            asked(i64::from(self.rescues_max), self.defaulted.rescues_max),
-            asked(crate::time::micros(self.timeout), self.defaulted.timeout),
-            crate::time::micros(self.backoff.min),
-            crate::time::micros(self.backoff.max),
+            due_at,
+            asked(i64::from(*attempts_max), no_attempts),
+            asked(i64::from(*rescues_max), no_rescues),
+            asked(crate::time::micros(*timeout), no_timeout),
+            crate::time::micros(backoff.min),
+            crate::time::micros(backoff.max),
         ];
         for number in numbers {
             hash.update(&number.to_le_bytes());
         }
-        if let Some((kind, deadline)) = self.deadline.map(moment) {
+        if let Some((kind, deadline)) = deadline.map(moment) {
             hash.update(&[kind]);
             hash.update(&deadline.to_le_bytes());
         }
-        hash.update(&self.payload);
+        hash.update(payload);
         hash.digest()
     }
 }
@@ -531,9 +555,38 @@ mod tests {
         let mut other = task("a");
         other.payload = (*b"{ }").into();
         assert_ne!(task("a").digest(), other.digest());
-        let mut other = task("a");
-        other.due = Due::After(Duration::from_secs(1));
-        assert_ne!(task("a").digest(), other.digest());
+        type Edit = fn(&mut NewTask);
+        let edits: [(&str, Edit); 17] = [
+            ("kind", |task| task.kind = Kind::trusted("other")),
+            ("queue", |task| task.queue = Queue::trusted("other")),
+            ("slot", |task| task.slot = Some((Slot::trusted("s"), OnConflict::Reject))),
+            ("on conflict", |task| task.slot = Some((Slot::trusted("s"), OnConflict::Queue))),
+            ("key", |task| task.key = Some(Key::trusted("k"))),
+            ("priority", |task| task.priority = 1),
+            ("payload", |task| task.payload = (*b"{ }").into()),
+            ("due after", |task| task.due = Due::After(Duration::from_secs(1))),
+            ("due at", |task| task.due = Due::At(Timestamp::from_micros(1_000_000))),
+            ("deadline", |task| task.deadline = Some(Due::After(Duration::from_secs(1)))),
+            ("attempts", |task| task.attempts_max += 1),
+            ("rescues", |task| task.rescues_max += 1),
+            ("timeout", |task| task.timeout += Duration::from_secs(1)),
+            ("backoff", |task| task.backoff.min += Duration::from_secs(1)),
+            ("largest backoff", |task| task.backoff.max += Duration::from_secs(1)),
+            ("a parent", |task| task.parents = vec![after("p", OnParentFailure::Fail)]),
+            ("a parent that may fail", |task| task.parents = vec![after("p", OnParentFailure::Run)]),
+        ];
+        let mut digests = std::collections::BTreeMap::from([(task("a").digest(), "nothing")]);
+        for (what, edit) in edits {
+            let mut other = task("a");
+            edit(&mut other);
+            if let Some(same) = digests.insert(other.digest(), what) {
+                panic!("{what} is the same request as {same}");
+            }
+        }
+    }
+
+    fn after(parent: &str, on_failure: OnParentFailure) -> Parent {
+        Parent { id: TaskId::trusted(parent), on_failure }
     }
 
     #[test]

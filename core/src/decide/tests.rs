@@ -222,3 +222,13 @@ fn an_attempt_stopped_at_its_deadline_ends_only_if_the_store_agrees() {
     let lost = Head { fence: 8, ..found };
     assert_eq!(after_refusal(&lease(1, 3), &overrun, lost), AfterRefusal::LeaseLost);
 }
+
+#[test]
+fn the_backoff_doubles_from_attempt_to_attempt() {
+    let delay = |attempt| settle(&lease(attempt, 9), failed(), None).change.delay;
+    // A second at first; the jitter is a fifth.
+    for (attempt, seconds) in [(1, 1.0), (2, 2.0), (3, 4.0), (6, 32.0)] {
+        let least = Duration::from_secs_f64(seconds * 0.8);
+        assert!((least..least * 3 / 2).contains(&delay(attempt)), "{attempt}: {:?}", delay(attempt));
+    }
+}

@@ -189,6 +189,8 @@ fn a_taken_alias_is_told_and_costs_nothing_else() {
     let handlers = work(move |context: Context| {
         let tells = tells.clone();
         async move {
+            context.log("before");
+            context.progress(7, "begun");
             let refused = context.alias(TaskId::trusted("theirs")).await;
             *tells.lock().unwrap() = Some(refused);
             Verdict::done(*b"")
@@ -204,6 +206,16 @@ fn a_taken_alias_is_told_and_costs_nothing_else() {
         other => panic!("{other:?}"),
     }
     assert_eq!(bench.store.settled()[0].to, State::Succeeded);
+    // A report is kept or refused as a whole.
+    let with_alias: Vec<_> =
+        bench.store.reports().into_iter().filter(|report| report.alias.is_some()).collect();
+    assert!(!with_alias.is_empty());
+    for report in with_alias {
+        assert!(
+            report.lines.is_empty() && report.progress.is_none(),
+            "they would be refused with it: {report:?}"
+        );
+    }
 }
 
 #[test]
