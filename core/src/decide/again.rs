@@ -4,8 +4,11 @@ use crate::name::{NAME_BYTES_MAX, TaskId};
 use crate::step::{Change, Guard, States, Transition};
 use crate::task::{Due, Fence, NewTask, OnConflict, State, Task};
 
+/// How many tasks may have been made from one by retrying it.
+pub const RETRIES_MAX: u32 = 1_000;
+
 const SUFFIX: &str = ".retry";
-/// Room for the suffix with its number.
+/// Room for the suffix with its number, and some more: what a family is called must not change.
 const SUFFIX_BYTES_MAX: usize = SUFFIX.len() + 10;
 
 /// Makes a task that waits for its time, and was last seen under this fence, due at once.
@@ -53,7 +56,8 @@ fn family(id: &TaskId) -> (String, u32) {
     let of_retry = text.rsplit_once(SUFFIX).and_then(|(base, number)| match number {
         "" => Some((base, 1)),
         _ if number.starts_with(['0', '+']) => None,
-        _ => Some((base, number.parse().ok().filter(|number| *number > 1)?)),
+        // A larger number is of whoever chose the id: `report.retry2024`.
+        _ => Some((base, number.parse().ok().filter(|number| (2..=RETRIES_MAX).contains(number))?)),
     });
     match of_retry {
         Some((base, number)) if !base.is_empty() && base.len() + SUFFIX_BYTES_MAX <= NAME_BYTES_MAX => {
@@ -91,6 +95,7 @@ mod tests {
         check("scan.retry999", "scan.retry1000");
         // Not ours.
         check("scan.retry1", "scan.retry1.retry");
+        check("scan.retry2024", "scan.retry2024.retry");
         check("scan.retry02", "scan.retry02.retry");
         check("scan.retrying", "scan.retrying.retry");
         check(".retry", ".retry.retry");

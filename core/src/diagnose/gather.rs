@@ -10,10 +10,10 @@ use super::{Diagnosis, Facts, Holder, STALE, STUCK};
 
 /// How often the facts are read again because the task changed meanwhile.
 const ROUNDS_MAX: u32 = 4;
-/// Tasks of a slot read in one go, when looking for its holder.
-const SLOT_PAGE: u32 = 500;
+/// Tasks of a slot read in one go, when looking for its holder: they come with their payloads.
+const SLOT_PAGE: u32 = 32;
 /// Such pages at most; behind so many the numbers are too small.
-const SLOT_PAGES_MAX: u32 = 20;
+const SLOT_PAGES_MAX: u32 = 320;
 
 impl<S: Storage, C: Clock> Engine<S, C> {
     /// Says where a task is and why, and what happens next; `None` where there is no such task: it was never

@@ -8,9 +8,6 @@ use crate::storage::{Error, Storage};
 use crate::task::{State, Task};
 use crate::time::Clock;
 
-/// How many tasks may have been made from one by retrying it.
-const RETRIES_MAX: u32 = 1_000;
-
 /// What became of a retry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Retried {
@@ -24,6 +21,8 @@ pub enum Retried {
     Succeeded,
     /// No such task.
     NotFound,
+    /// As many tasks were made from it as may be ([`decide::RETRIES_MAX`]): submit it anew under another id.
+    TooOften,
     /// The new task was refused: as a rule because its slot is taken.
     Refused(Refusal),
 }
@@ -34,7 +33,8 @@ impl<S: Storage, C: Clock> Engine<S, C> {
     /// `ID.retry2` and so on. While such a task is unfinished, it is the answer.
     ///
     /// # Errors
-    /// After [`ErrorKind::Unknown`](crate::ErrorKind::Unknown) the same retry again tells.
+    /// After [`ErrorKind::Unknown`](crate::ErrorKind::Unknown) it was tried again or not. The same retry again is harmless
+    /// as long as the task that runs in its place hasn't ended; if that may be, look at `ID.retry` first.
     ///
     /// # Cancellation
     /// As after an unknown outcome.
@@ -59,7 +59,7 @@ impl<S: Storage, C: Clock> Engine<S, C> {
     }
 
     async fn retry_anew(&self, ended: &Task) -> Result<Retried, Error> {
-        for number in decide::first_retry(&ended.id)..=RETRIES_MAX {
+        for number in decide::first_retry(&ended.id)..=decide::RETRIES_MAX {
             let again = decide::retry_of(ended, number);
             match self.task(&again.id).await? {
                 None => {}
@@ -77,6 +77,6 @@ impl<S: Storage, C: Clock> Engine<S, C> {
                 }
             }
         }
-        Err(contested("the task was retried too often: submit it anew under another id"))
+        Ok(Retried::TooOften)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use steadfast::core::decide::RETRIES_MAX;
 use steadfast::core::engine::{Accepted, Retried};
 use steadfast::core::storage::TaskFilter;
 use steadfast::{Clock, Slot, State, Storage, Task, TaskId};
@@ -36,6 +37,12 @@ impl<S: Storage, C: Clock> Service<S, C> {
                     .help("submit it again, if it is to run once more"))
             }
             Retried::NotFound => Err(no_task(id)),
+            Retried::TooOften => {
+                let detail = format!("{RETRIES_MAX} tasks were made from task {id} by retrying it");
+                Err(Problem::new(409, "retried_too_often", "enough retries", detail)
+                    .task(id)
+                    .help("submit it anew under another id"))
+            }
             Retried::Refused(refusal) => Err(refused(id, &refusal)),
         }
     }

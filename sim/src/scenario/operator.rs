@@ -143,7 +143,11 @@ impl Operator {
                 self.0.node.record(Event::Submitted { task, answer: SubmitAnswer::Accepted(accepted.id) });
                 self.did(RETRIED_ANEW);
             }
-            Retried::Unfinished(_) | Retried::Succeeded | Retried::NotFound | Retried::Refused(_) => {}
+            Retried::Unfinished(_)
+            | Retried::Succeeded
+            | Retried::NotFound
+            | Retried::TooOften
+            | Retried::Refused(_) => {}
         }
         Ok(())
     }
