@@ -315,8 +315,9 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         Ok(reclaimed)
     }
 
-    /// Fails unfinished tasks whose deadline has passed, but for those whose attempts live in this process, which end by
-    /// themselves; says how many. Pages through all of them.
+    /// Fails waiting tasks whose deadline has passed; says how many. Pages through all of them. A running one is left to its
+    /// worker, which gives the handler its grace; or, where that is lost, to [`reclaim_lapsed`](Self::reclaim_lapsed), after
+    /// which it waits.
     ///
     /// # Errors
     /// What was ended before the error stays so.
@@ -328,9 +329,8 @@ impl<S: Storage, C: Clock> Engine<S, C> {
                 other => return Err(mismatch(&other)),
             };
             let full = overdue.len() as u64 >= u64::from(page);
-            // An attempt of our own knows its deadline, and ends it within its grace.
-            let is_left = |(task, head): &&(TaskId, Head)| !self.0.registry.holds(task, head.fence);
-            let overdue: Vec<TaskId> = overdue.iter().filter(is_left).map(|(task, _)| task.clone()).collect();
+            let waits = |(_, head): &&(TaskId, Head)| head.state != State::Running;
+            let overdue: Vec<TaskId> = overdue.iter().filter(waits).map(|(task, _)| task.clone()).collect();
             let batches = overdue.iter().map(|task| Step::Transition(decide::expire(task)).into()).collect();
             let mut progress = false;
             let mut failed = None;
@@ -338,7 +338,6 @@ impl<S: Storage, C: Clock> Engine<S, C> {
                 match outcome {
                     Ok(Outcome::Applied(_)) => {
                         tracing::warn!(%task, "deadline passed");
-                        self.0.registry.stop(task, Fence::MAX, &StopReason::LeaseLost);
                         expired += 1;
                         progress = true;
                     }
@@ -449,19 +448,28 @@ impl<S: Storage, C: Clock> Engine<S, C> {
     ) -> Result<Option<Task>, Error> {
         let mut hints = self.hints();
         let until = self.clock().now() + timeout;
-        loop {
-            let Some(task) = self.task(id).await? else { return Ok(None) };
+        let Some(task) = self.task(id).await? else { return Ok(None) };
+        let has_arrived = |state: State, rev| state.is_terminal() || after.is_some_and(|after| rev > after);
+        let mut arrived = has_arrived(task.state, task.rev);
+        if arrived || timeout.is_zero() {
+            return Ok(Some(task));
+        }
+        // A task may be large, and is looked at often.
+        let id = task.id;
+        while !arrived {
             let left = until.since(self.clock().now());
-            let arrived = task.state.is_terminal() || after.is_some_and(|after| task.rev > after);
-            if arrived || left.is_zero() {
-                return Ok(Some(task));
+            if left.is_zero() {
+                break;
             }
             let nap = pin!(self.clock().sleep(left.min(WAIT_POLL)));
             let hint = pin!(hints.wait());
             match select(hint, nap).await {
                 Either::Left(_) | Either::Right(_) => {}
             }
+            let heads = self.heads(vec![id.clone()]).await?;
+            arrived = heads.first().is_none_or(|(_, head)| has_arrived(head.state, head.rev));
         }
+        self.task(&id).await
     }
 }
 

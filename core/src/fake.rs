@@ -78,6 +78,14 @@ pub(crate) struct Store {
     pub(crate) holds_transitions: bool,
     /// Why transitions to a waiting state are refused.
     pub(crate) refuses_waiting: Option<Refusal>,
+    /// How many tasks fit into the answer to a claim.
+    pub(crate) claimed_max: Option<usize>,
+    /// How long it is until another task is due.
+    pub(crate) next_due: Option<Duration>,
+    /// Whether an output can't be stored.
+    pub(crate) rejects_outputs: bool,
+    /// How often tasks were read whole.
+    pub(crate) tasks_read: u32,
 }
 
 impl FakeStore {
@@ -163,7 +171,10 @@ impl Storage for FakeStore {
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, Error> {
         let mut store = self.lock();
         let count = store.leases.len().min(request.limit as usize);
-        Ok(Claimed { tasks: store.leases.drain(..count).collect(), next_due: None })
+        if store.claimed_max.is_some_and(|max| count > max) {
+            return Err(Error::new(ErrorKind::Contended, "the answer takes too long"));
+        }
+        Ok(Claimed { tasks: store.leases.drain(..count).collect(), next_due: store.next_due })
     }
 
     async fn apply(&self, batches: &[Batch]) -> Result<Vec<Outcome>, Error> {
@@ -176,6 +187,10 @@ impl Storage for FakeStore {
         let is_move = |step: &Step| matches!(step, Step::Transition(_));
         if store.holds_transitions && batches.iter().flat_map(|batch| &batch.steps).any(is_move) {
             return Err(Error::new(ErrorKind::Contended, "somebody holds it"));
+        }
+        let has_output = |step: &Step| matches!(step, Step::Transition(t) if t.change.output.is_some());
+        if store.rejects_outputs && batches.iter().flat_map(|batch| &batch.steps).any(has_output) {
+            return Err(Error::new(ErrorKind::Rejected, "it can't be stored"));
         }
         let is_too_much = |step: &Step| matches!(step, Step::Prune(prune) if store.old_max.is_some_and(|max| prune.limit > max));
         if batches.iter().flat_map(|batch| &batch.steps).any(is_too_much) {
@@ -192,7 +207,18 @@ impl Storage for FakeStore {
                 Answer::Checkpoints(store.steps.clone())
             }
             Query::Task(id) => {
+                store.tasks_read += 1;
                 Answer::Task(store.tasks.iter().find(|task| task.id == *id).cloned().map(Box::new))
+            }
+            Query::Heads(ids) => {
+                let head = |task: &Task| {
+                    let Task { state, rev, fence, cancel, .. } = task;
+                    (
+                        task.id.clone(),
+                        Head { state: *state, rev: *rev, fence: *fence, cancel_requested: cancel.is_some() },
+                    )
+                };
+                Answer::Heads(store.tasks.iter().filter(|task| ids.contains(&task.id)).map(head).collect())
             }
             Query::Overdue { .. } => Answer::Overdue(store.overdue.clone()),
             other => panic!("no test asks for {other:?}"),

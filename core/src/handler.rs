@@ -238,7 +238,8 @@ impl Context {
         self.orders.borrow().stop.clone()
     }
 
-    /// Waits until the attempt is told to stop. A grace period remains from then on. Cancellation safe.
+    /// Waits until the attempt is told to stop. A grace period remains from then on, but where the lease is lost.
+    /// Cancellation safe.
     pub async fn stopped(&self) -> StopReason {
         let mut orders = self.orders.clone();
         let stop =

@@ -79,13 +79,6 @@ impl Registry {
         !orders.is_empty()
     }
 
-    /// Whether an attempt lives here that will settle the task under this fence.
-    pub fn holds(&self, task: &TaskId, fence: Fence) -> bool {
-        let attempts = self.lock();
-        let live = attempts.live.get(&(task.clone(), fence));
-        live.is_some_and(|(_, orders)| orders.borrow().stop != Some(StopReason::LeaseLost))
-    }
-
     /// Tells when [`stop`](Self::stop) has reached an attempt.
     pub fn stops(&self) -> Hints {
         self.stops.listen()

@@ -85,6 +85,8 @@ pub struct Supervisor<S: Storage, C: Clock> {
     /// When to claim without being told to.
     poll_at: Moment,
     claim_failures: u32,
+    /// How many tasks are claimed at once: fewer where so many didn't fit into one answer.
+    claim_max: u32,
     /// When attempts may be checked for orders again, and whether there is a reason to.
     check_at: Moment,
     check_wanted: bool,
@@ -158,6 +160,7 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
         let (sender, drain) = watch::channel(false);
         let now = engine.clock().now();
         let clock = engine.clock().clone();
+        let claim_max = config.claim_max;
         let supervisor = Self {
             kinds: handlers.kinds().cloned().collect(),
             now: Arc::new(move || clock.now()),
@@ -174,6 +177,7 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
             hungry: true,
             poll_at: now,
             claim_failures: 0,
+            claim_max,
             check_at: now,
             check_wanted: false,
             beat_at: now,
@@ -302,7 +306,7 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
             worker: self.config.id.clone(),
             queues: self.config.queues.clone(),
             kinds: self.kinds.clone(),
-            limit: free.min(self.config.claim_max),
+            limit: free.min(self.claim_max),
             lease: self.config.lease,
         };
         let storage = self.engine.storage().clone();
@@ -319,6 +323,7 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
         match sent.result {
             Ok(claimed) => {
                 self.claim_failures = 0;
+                self.claim_max = self.claim_max.saturating_mul(2).min(self.config.claim_max);
                 self.poll_at =
                     now + claimed.next_due.map_or(self.config.poll, |due| due.min(self.config.poll));
                 // There may be more where so many came from.
@@ -328,6 +333,10 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
             Err(error) => {
                 let delay = CLAIM_RETRY_MIN * 2u32.pow(self.claim_failures.min(10));
                 self.claim_failures += 1;
+                // It may have been too much for one answer: payloads can be large.
+                if matches!(error.kind(), ErrorKind::Contended | ErrorKind::Unknown) {
+                    self.claim_max = u32::try_from(sent.asked / 2).unwrap_or(u32::MAX).max(1);
+                }
                 self.poll_at = now + delay.min(self.config.poll);
                 tracing::warn!(worker = %self.config.id, ?error, "the claim failed and will be repeated");
                 Vec::new()

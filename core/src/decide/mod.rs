@@ -6,7 +6,7 @@
 mod again;
 mod retry;
 
-pub use again::{first_retry, hasten, retry_of};
+pub use again::{RETRIES_MAX, first_retry, hasten, retry_of};
 pub use retry::retry_delay;
 
 use std::time::Duration;
@@ -346,12 +346,12 @@ pub fn replace(holder: &TaskId, newcomer: &TaskId) -> Transition {
     Transition::new(holder.clone(), guard, change)
 }
 
-/// Ends an unfinished task whose deadline has passed, whatever it is doing.
+/// Ends a waiting task whose deadline has passed. What runs is ended by its worker, which gives it a grace.
 pub fn expire(task: &TaskId) -> Transition {
     let change =
         Change { cause: Some(Cause::Deadline), error: Some(OVERDUE.into()), ..Change::to(State::Failed) };
     let guard = Guard {
-        from: States::UNFINISHED,
+        from: States::WAITING,
         fence: None,
         unless_cancel_requested: false,
         lease_lapsed: false,

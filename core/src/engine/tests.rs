@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use super::*;
-use crate::fake::{FakeStore, ended, on_store, stored};
-use crate::name::{Kind, Slot};
+use crate::fake::{FakeClock, FakeStore, Run, ended, on_store, stored};
+use crate::name::{Key, Kind, Queue, Slot};
 
 fn scan(id: &str) -> NewTask {
     let mut task = NewTask::new(TaskId::trusted(id), Kind::trusted("scan"), *b"{\"a\": 1}");
     task.slot = Some((Slot::new("user:7").expect("a slot"), OnConflict::Replace));
-    (task.attempts_max, task.priority) = (1, -3);
+    (task.attempts_max, task.rescues_max, task.priority) = (1, 0, -3);
+    task.queue = Queue::new("gpu").expect("a queue");
+    task.timeout = Duration::from_secs(7);
+    task.backoff.min = Duration::from_secs(9);
+    task.key = Some(Key::new("k").expect("a key"));
     task
 }
 
@@ -37,8 +41,12 @@ fn a_failed_task_is_tried_again_as_a_new_one_that_is_the_answer_until_it_ends() 
     assert_eq!(anew(retry(&store, "a")), ("a.retry".into(), true));
     assert_eq!(anew(retry(&store, "a")), ("a.retry".into(), false));
     let made = store.lock().tasks[1].clone();
-    assert_eq!((made.attempts_max, made.priority), (1, -3));
-    assert_eq!((made.slot.unwrap().as_str(), &*made.payload), ("user:7", &b"{\"a\": 1}"[..]));
+    let first = stored(&Insert::from(scan("a")));
+    assert_eq!(
+        Task { id: first.id.clone(), key: first.key.clone(), digest: 0, ..made },
+        Task { digest: 0, ..first },
+        "it is what was asked for"
+    );
     // It fails as well: both it and the first lead to the next.
     set(&store, "a.retry", State::Failed);
     assert_eq!(anew(retry(&store, "a.retry")), ("a.retry2".into(), true));
@@ -100,4 +108,36 @@ fn tasks_that_are_too_much_for_one_transaction_are_pruned_in_several() {
     assert_eq!(prune().unwrap(), 100);
     store.lock().old_max = Some(0);
     assert_eq!(prune().unwrap_err().kind(), ErrorKind::Contended);
+}
+
+#[test]
+fn an_id_that_ends_like_a_retry_with_a_large_number_can_be_retried() {
+    let store = FakeStore::default();
+    store.lock().tasks = vec![ended(scan("report.retry2024"), State::Failed)];
+    assert_eq!(anew(retry(&store, "report.retry2024")), ("report.retry2024.retry".into(), true));
+}
+
+#[test]
+fn a_task_can_be_retried_a_thousand_times_and_then_no_more() {
+    let store = FakeStore::default();
+    store.lock().tasks = vec![ended(scan("a.retry1000"), State::Failed)];
+    assert_eq!(retry(&store, "a.retry1000"), Retried::TooOften);
+}
+
+#[test]
+fn who_waits_reads_the_task_whole_only_at_first_and_when_it_has_ended() {
+    let clock = FakeClock::default();
+    let store = FakeStore::default();
+    store.lock().tasks = vec![stored(&Insert::from(scan("a")))];
+    let (engine, _commits) = Engine::new(store.clone(), clock.clone());
+    let a = TaskId::trusted("a");
+    let mut wait = Run::new(async move { engine.wait(&a, None, Duration::from_secs(60)).await });
+    for _ in 0..100 {
+        assert!(!wait.go());
+        clock.advance(WAIT_POLL);
+    }
+    assert_eq!(store.lock().tasks_read, 1);
+    set(&store, "a", State::Succeeded);
+    assert_eq!(wait.end().unwrap().unwrap().state, State::Succeeded);
+    assert_eq!(store.lock().tasks_read, 2);
 }

@@ -149,25 +149,21 @@ fn a_cancel_before_another_attempt_keeps_what_the_last_one_said() {
 }
 
 #[test]
-fn the_sweeper_leaves_an_overdue_attempt_its_grace_and_ends_what_nobody_here_runs() {
-    let mut bench = Bench::new(deaf(), vec![due_in(5 * SECOND)]);
-    bench.pass(6 * SECOND);
-    let head = Head { state: State::Running, rev: 1, fence: 1, cancel_requested: false };
-    let ours = (TaskId::trusted("a"), head);
-    bench.store.lock().overdue = vec![ours.clone(), (TaskId::trusted("b"), head)];
-    let sweep = |bench: &mut Bench| {
-        let engine = bench.engine.clone();
-        let mut call = crate::fake::Run::new(async move { engine.expire_overdue(10, 1).await });
-        assert!(!call.go(), "the committer runs beside it");
-        bench.pass(SECOND);
-        call.end().unwrap()
-    };
-    assert_eq!(sweep(&mut bench), 1);
-    assert_eq!(bench.store.settled().len(), 1, "b alone");
-    // One that won't settle any more is nobody's.
-    bench.engine.registry().stop(&ours.0, 1, &StopReason::LeaseLost);
-    bench.store.lock().overdue = vec![ours];
-    assert_eq!(sweep(&mut bench), 1);
+fn a_sweeper_leaves_an_overdue_attempt_to_its_worker_wherever_that_is() {
+    let mut bench = Bench::new(deaf(), Vec::new());
+    let head = |state| Head { state, rev: 1, fence: 1, cancel_requested: false };
+    let overdue = [("runs", State::Running), ("waits", State::Ready)];
+    bench.store.lock().overdue =
+        overdue.map(|(name, state)| (TaskId::trusted(name), head(state))).into_iter().collect();
+    let engine = bench.engine.clone();
+    let mut call = crate::fake::Run::new(async move { engine.expire_overdue(10, 1).await });
+    assert!(!call.go(), "the committer runs beside it");
+    bench.pass(SECOND);
+    assert_eq!(call.end().unwrap(), 1);
+    let expired = bench.store.lock().calls.last().unwrap()[0].clone();
+    let [Step::Transition(expired)] = &expired.steps[..] else { panic!("{expired:?}") };
+    assert_eq!(expired.task.as_str(), "waits");
+    assert!(!expired.guard.from.contains(State::Running), "it may have been claimed meanwhile");
 }
 
 #[test]
@@ -181,4 +177,50 @@ fn the_stores_clock_decides_whether_the_deadline_has_passed() {
     };
     assert_eq!(at_deadline(3, SECOND), (State::Failed, Cause::Deadline), "a little late");
     assert_eq!(at_deadline(1_000, 10 * SECOND), (State::Ready, Cause::Drained), "given back to who comes");
+}
+
+/// Ends at once.
+fn quick() -> Handlers {
+    Handlers::new().with(Kind::trusted("work"), |_: Context| async { Verdict::done(*b"1") })
+}
+
+fn leases(count: usize) -> Vec<Lease> {
+    (0..count).map(|number| lease(&format!("t{number}"))).collect()
+}
+
+#[test]
+fn a_backlog_is_claimed_without_waiting_for_a_poll_or_a_hint() {
+    let bench = Bench::new(quick(), leases(40));
+    assert_eq!(bench.store.settled().len(), 40, "more than fit at once");
+}
+
+#[test]
+fn a_task_that_is_due_much_later_does_not_keep_a_worker_from_polling() {
+    let mut bench = Bench::new(quick(), Vec::new());
+    bench.store.lock().next_due = Some(3600 * SECOND);
+    bench.pass(2 * SECOND);
+    bench.store.lock().leases = leases(1);
+    bench.pass(SECOND);
+    assert_eq!(bench.store.settled().len(), 1);
+}
+
+#[test]
+fn a_claim_whose_answer_is_too_much_is_repeated_for_fewer_tasks() {
+    let mut bench = Bench::new(quick(), Vec::new());
+    bench.store.lock().claimed_max = Some(3);
+    bench.store.lock().leases = leases(30);
+    bench.pass(10 * SECOND);
+    assert_eq!(bench.store.settled().len(), 30);
+}
+
+#[test]
+fn an_outcome_that_cannot_be_stored_fails_the_task_and_says_so() {
+    let mut bench = Bench::new(quick(), Vec::new());
+    bench.store.lock().rejects_outputs = true;
+    bench.store.lock().leases = leases(1);
+    bench.pass(2 * SECOND);
+    let settled: Vec<_> =
+        bench.store.settled().into_iter().filter(|change| change.output.is_none()).collect();
+    assert_eq!((settled[0].to, settled[0].cause), (State::Failed, Some(Cause::Unrecordable)));
+    assert_eq!(settled.len(), 1);
 }

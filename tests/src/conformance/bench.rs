@@ -376,9 +376,11 @@ pub(super) fn reclaim(lapsed: &Lapsed) -> Step {
     Step::Transition(decide::reclaim(lapsed))
 }
 
-/// Ends a task whose deadline has passed.
+/// Ends a task whose deadline has passed, whatever it is doing.
 pub(super) fn expire(task: &str) -> Step {
-    Step::Transition(decide::expire(&id(task)))
+    let expiry = decide::expire(&id(task));
+    let guard = Guard { from: States::UNFINISHED, ..expiry.guard };
+    Step::Transition(Transition::new(expiry.task, guard, expiry.change))
 }
 
 /// A report that says nothing yet.
