@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use steadfast_core::name::{Queue, TaskId};
 use steadfast_core::task::{Fence, Revision, Task};
-use steadfast_core::{State, Timestamp};
+use steadfast_core::{Cause, State, Timestamp};
 
 use crate::storage::rows::{EdgeRow, RowKey, StoreRow};
 
@@ -91,7 +91,7 @@ pub enum Event {
         /// Whether it was acknowledged.
         acknowledged: bool,
     },
-    /// A cancel was told that it came too late, and had ended the task itself.
+    /// A cancel was told that it came too late, and had ended the task itself, or the task hadn't ended.
     Overlooked {
         /// The task.
         task: TaskId,
@@ -293,6 +293,15 @@ pub enum Event {
         /// As goals.
         faults: Vec<&'static str>,
     },
+    /// Another process than its worker's ended a running task for its deadline.
+    CutShort {
+        /// The task.
+        task: TaskId,
+        /// The worker that runs it.
+        worker: String,
+        /// The process.
+        by: String,
+    },
 }
 
 /// An event and when it happened, by the store's clock.
@@ -335,11 +344,15 @@ impl History {
                 StoreRow::Task(row) => {
                     let after = row.task.clone();
                     let before = state.tasks.insert(after.id.clone(), after.clone());
-                    if let Some(before) = &before
-                        && let Some(worker) = prolonged_by_another(before, &after, by)
+                    if let Some((worker, what)) =
+                        before.as_ref().and_then(|before| done_by_another(before, &after, by))
                     {
                         let (task, by) = (after.id.clone(), by.to_owned());
-                        state.entries.push(Entry { at, event: Event::Prolonged { task, worker, by } });
+                        let event = match what {
+                            ByAnother::Prolonged => Event::Prolonged { task, worker, by },
+                            ByAnother::CutShort => Event::CutShort { task, worker, by },
+                        };
+                        state.entries.push(Entry { at, event });
                     }
                     Event::Changed { before, after }
                 }
@@ -419,11 +432,25 @@ impl History {
     }
 }
 
-/// The worker whose lease a transaction of this process has prolonged, if it is another's.
-fn prolonged_by_another(before: &Task, after: &Task, by: &str) -> Option<String> {
+/// What only the worker of a running task does to it.
+enum ByAnother {
+    Prolonged,
+    CutShort,
+}
+
+/// The worker whose lease a transaction of this process has prolonged, or whose attempt it has ended for its deadline, if it
+/// is another's.
+fn done_by_another(before: &Task, after: &Task, by: &str) -> Option<(String, ByAnother)> {
+    let worker =
+        before.worker.as_ref().filter(|worker| before.state == State::Running && worker.as_str() != by)?;
     let is_renewal = before.rev == after.rev && after.lease_expires_at > before.lease_expires_at;
-    let worker = after.worker.as_ref().filter(|worker| is_renewal && worker.as_str() != by)?;
-    Some(worker.to_string())
+    let is_expiry = after.state.is_terminal() && after.cause == Some(Cause::Deadline);
+    let what = match (is_renewal, is_expiry) {
+        (true, _) => ByAnother::Prolonged,
+        (false, true) => ByAnother::CutShort,
+        (false, false) => return None,
+    };
+    Some((worker.to_string(), what))
 }
 
 /// The parents of each task, by the edges in a history.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use steadfast_core::State;
 use steadfast_core::task::Task;
 
-use super::{Entry, Event, Word};
+use super::{Entry, Event};
 
 impl fmt::Display for Entry {
     /// One line, in the terms of tasks, leases and rows.
@@ -53,19 +53,15 @@ impl fmt::Display for Entry {
                 let why = if *lost { ": its lease is lost" } else { "" };
                 write!(f, "handler   of {task} fence {fence} is told to stop{why}")
             }
-            Event::Said { task, fence, word } => {
-                let says = match word {
-                    Word::Done => "done",
-                    Word::NotDone => "not done",
-                    Word::Lost => "that it is lost",
-                };
-                write!(f, "handler   of {task} fence {fence} says {says}")
-            }
+            Event::Said { task, fence, word } => write!(f, "handler   of {task} fence {fence} says {word}"),
             Event::Outlived { task, fence, .. } => {
                 write!(f, "handler   of {task} fence {fence} is still at work")
             }
             Event::Prolonged { task, worker, by } => {
                 write!(f, "commit    the lease of {worker} on {task} is prolonged by {by}")
+            }
+            Event::CutShort { task, worker, by } => {
+                write!(f, "commit    the attempt of {worker} at {task} is ended for its deadline by {by}")
             }
             Event::Held { task } => write!(f, "store     a stranger locks the row of {task}"),
             Event::Looked { reader, task, rev, state, .. } => {
@@ -139,6 +135,7 @@ fn write_of_world(f: &mut fmt::Formatter<'_>, event: &Event) -> fmt::Result {
         | Event::Outlived { .. }
         | Event::Held { .. }
         | Event::Prolonged { .. }
+        | Event::CutShort { .. }
         | Event::Looked { .. }
         | Event::Missed { .. }
         | Event::Follows { .. }

@@ -14,6 +14,8 @@ pub enum Word {
     NotDone,
     /// The attempt is lost, as in a crash: nothing is to be recorded.
     Lost,
+    /// The attempt went wrong, and the handler itself says when it is to be tried again.
+    NotDoneUntil,
 }
 
 impl Word {
@@ -22,11 +24,23 @@ impl Word {
         match verdict {
             Verdict::Done(_) => Word::Done,
             Verdict::Lost => Word::Lost,
-            Verdict::Retry { .. }
+            Verdict::Retry { after: Some(_), .. } => Word::NotDoneUntil,
+            Verdict::Retry { after: None, .. }
             | Verdict::Fail { .. }
             | Verdict::Cancel { .. }
             | Verdict::Snooze { .. } => Word::NotDone,
         }
+    }
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Word::Done => "done",
+            Word::NotDone => "not done",
+            Word::NotDoneUntil => "not done, and when to try again",
+            Word::Lost => "that it is lost",
+        })
     }
 }
 

@@ -1,13 +1,14 @@
-//! P12: attempts stay within their maximum and rescues within their budget, no attempt begins before the task is due, and
-//! once faults have stopped a task ends soon after its deadline, and none is rescued from a worker that lives.
+//! P12: attempts stay within their maximum and rescues within their budget, no attempt begins before the task is due, only
+//! its worker ends a running task for its deadline, and once faults have stopped a task ends soon after its deadline, and
+//! none is rescued from a worker that lives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Facts, Found, Property};
-use crate::history::{Event, Word};
+use crate::history::{Entry, Event, Word};
 use steadfast_core::name::TaskId;
-use steadfast_core::task::Fence;
+use steadfast_core::task::{Fence, Task};
 use steadfast_core::{Cause, State, Timestamp};
 
 /// How long after its deadline a task may go on: some sweeps by a slow clock.
@@ -21,6 +22,7 @@ pub(super) const PROPERTY: Property = Property {
 
 fn check(facts: &Facts<'_>, found: &mut Found) {
     check_deadlines(facts, found);
+    check_graces(facts, found);
     check_rescues(facts, found);
     check_lengths(facts, found);
     let mut hastened = BTreeSet::new();
@@ -32,6 +34,15 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             // It is due from then on, whatever its row says.
             Event::Retrying { task } => {
                 hastened.insert(task);
+                continue;
+            }
+            // Of one that panics there is none.
+            Event::Entered { task, fence, .. } => {
+                said.insert(task, (*fence, entry.at));
+                continue;
+            }
+            Event::Said { task, word: Word::NotDoneUntil, .. } => {
+                said.remove(task);
                 continue;
             }
             Event::Said { task, fence, .. } => {
@@ -67,19 +78,37 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             let early = after.due_at.since(entry.at);
             found.add(id, format!("{id} is {} {early:?} before it was due", after.state));
         }
-        let retried =
-            before.state == State::Running && after.state.is_waiting() && after.cause == Some(Cause::Error);
-        let last_word = said.get(id).filter(|(fence, _)| retried && *fence == before.fence);
-        let Some(waits) = last_word.map(|(_, at)| after.due_at.since(*at)) else { continue };
-        // The jitter may shorten the first step of the backoff by a fifth.
-        if after.state == State::Ready || waits < before.backoff.min.mul_f64(0.79) {
-            found.add(
-                id,
-                format!(
-                    "{id} is to be tried again {waits:?} after its handler's last word, before its backoff"
-                ),
-            );
-        }
+        check_retry(before, after, &said, found);
+    }
+}
+
+/// An attempt that went wrong is followed by another as long as there are any left, after a backoff that doubles.
+fn check_retry(before: &Task, after: &Task, said: &BTreeMap<&TaskId, (Fence, Timestamp)>, found: &mut Found) {
+    if before.state != State::Running {
+        return;
+    }
+    let id = &after.id;
+    let may_fail = match after.cause {
+        Some(Cause::Panic | Cause::Timeout) => before.attempt >= before.attempts_max,
+        Some(Cause::RescuesUsedUp) => before.rescues >= before.rescues_max,
+        _ => true,
+    };
+    if after.state == State::Failed && !may_fail {
+        let why = after.cause.map_or("nothing", Cause::as_str);
+        found.add(id, format!("{id} has failed for {why}, and could have been tried again"));
+    }
+    let went_wrong = matches!(after.cause, Some(Cause::Error | Cause::Panic | Cause::Timeout));
+    let last_word = said.get(id).filter(|(fence, _)| went_wrong && *fence == before.fence);
+    let Some((_, last_word)) = last_word.filter(|_| after.state.is_waiting()) else { return };
+    let waits = after.due_at.since(*last_word);
+    let doublings = before.attempt.saturating_sub(1).min(20);
+    let backoff = before.backoff.min.saturating_mul(1 << doublings).min(before.backoff.max);
+    // The jitter may shorten it by a fifth.
+    if after.state == State::Ready || waits < backoff.mul_f64(0.79) {
+        found.add(
+            id,
+            format!("{id} is to be tried again {waits:?} after its handler's last word, before its backoff"),
+        );
     }
 }
 
@@ -109,6 +138,26 @@ fn check_rescues(facts: &Facts<'_>, found: &mut Found) {
                 if was_calm && !stopped.contains(worker) {
                     found.add(&after.id, format!("{} was rescued from {worker}, which lives", after.id));
                 }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What runs has a grace from its deadline on, which only its worker knows.
+fn check_graces(facts: &Facts<'_>, found: &mut Found) {
+    let mut workers: BTreeSet<&str> = BTreeSet::new();
+    for entry in facts.entries {
+        match &entry.event {
+            Event::Started { node } => {
+                workers.insert(node);
+            }
+            // Where a worker isn't named like its process nothing is known.
+            Event::CutShort { task, worker, by } if workers.contains(&**worker) => {
+                found.add(
+                    task,
+                    format!("the attempt of {worker} at {task} was ended by {by} for its deadline"),
+                );
             }
             _ => {}
         }
@@ -145,20 +194,38 @@ fn check_lengths(facts: &Facts<'_>, found: &mut Found) {
     }
 }
 
+/// What runs at its deadline is ended by its worker, or, where that has crashed, once its lease has lapsed.
 fn check_deadlines(facts: &Facts<'_>, found: &mut Found) {
     let is_heal = |event: &Event| matches!(event, Event::Healed);
     let Some(healed) = facts.entries.iter().find(|entry| is_heal(&entry.event)) else { return };
     let last = facts.entries.last().map_or(healed.at, |entry| entry.at);
+    let crashed = |entry: &Entry| match &entry.event {
+        Event::Crashed { node } => Some(node.clone()),
+        _ => None,
+    };
+    let crashed: BTreeSet<String> = facts.entries.iter().filter_map(crashed).collect();
+    let mut leased_by_the_dead: BTreeMap<&TaskId, Timestamp> = BTreeMap::new();
     let mut ended = BTreeSet::new();
-    for (entry, _, after) in facts.changes().filter(|(_, _, after)| after.state.is_terminal()) {
+    let due = |task: &Task, leased: &BTreeMap<&TaskId, Timestamp>| {
+        let leased = leased.get(&task.id).copied().unwrap_or(healed.at);
+        task.deadline_at.map(|deadline| (deadline, deadline.max(healed.at).max(leased) + OVERDUE_MAX))
+    };
+    for (entry, _, after) in facts.changes() {
+        let is_dead = after.worker.as_ref().is_some_and(|worker| crashed.contains(worker.as_str()));
+        if let Some(until) = after.lease_expires_at.filter(|_| is_dead) {
+            leased_by_the_dead.insert(&after.id, until);
+        }
+        if !after.state.is_terminal() {
+            continue;
+        }
         ended.insert(&after.id);
-        if let Some(deadline) = after.deadline_at.filter(|at| (*at).max(healed.at) + OVERDUE_MAX < entry.at) {
+        if let Some((deadline, _)) = due(after, &leased_by_the_dead).filter(|(_, due)| *due < entry.at) {
             let late = entry.at.since(deadline);
             found.add(&after.id, format!("{} ended {late:?} after its deadline", after.id));
         }
     }
     for (id, task) in facts.tasks.iter().filter(|(id, _)| !ended.contains(**id)) {
-        if let Some(deadline) = task.deadline_at.filter(|at| (*at).max(healed.at) + OVERDUE_MAX < last) {
+        if let Some((deadline, _)) = due(task, &leased_by_the_dead).filter(|(_, due)| *due < last) {
             let late = last.since(deadline);
             found.add(id, format!("{id} is still {}, {late:?} after its deadline", task.state));
         }
@@ -169,7 +236,6 @@ fn check_deadlines(facts: &Facts<'_>, found: &mut Found) {
 mod tests {
     use super::super::made::*;
     use super::*;
-    use steadfast_core::Task;
 
     #[test]
     fn a_task_that_outlives_its_deadline_is_noticed() {
@@ -186,6 +252,19 @@ mod tests {
         unended.pop();
         unended.push(event(26, Event::Healed));
         tells_apart(&PROPERTY, &run(25), &unended);
+        // Nobody knows that its worker is dead, until its lease lapses.
+        let crashed = |end| {
+            let crashed = event(1, Event::Crashed { node: "w".into() });
+            [crashed].into_iter().chain(run(end)).collect::<Vec<_>>()
+        };
+        tells_apart(&PROPERTY, &crashed(45), &crashed(46));
+    }
+
+    #[test]
+    fn an_attempt_that_another_process_cuts_short_is_noticed() {
+        let started = event(0, Event::Started { node: "w".into() });
+        let cut = event(1, Event::CutShort { task: task().id, worker: "w".into(), by: "v".into() });
+        tells_apart(&PROPERTY, std::slice::from_ref(&cut), &[started, cut.clone()]);
     }
 
     #[test]
@@ -240,6 +319,33 @@ mod tests {
         let last_word = Event::Said { task: task().id, fence: running().fence, word: Word::NotDone };
         let mut retried_too_soon = changes(&[(0, running()), (1, too_soon)]);
         retried_too_soon.insert(1, event(1, last_word));
+        // The second backoff is twice as long; that of a panic counts from when the handler was entered.
+        let second = |cause, due| {
+            let mut claimed = running();
+            (claimed.attempt, claimed.backoff.min) = (2, Duration::from_secs(10));
+            let entered =
+                Event::Entered { node: "w".into(), task: task().id, payload_id: "t".into(), fence: 1 };
+            let mut waits = claimed.clone();
+            (waits.state, waits.cause, waits.due_at) = (State::Scheduled, Some(cause), at(due));
+            let mut entries = changes(&[(0, claimed), (1, waits)]);
+            entries.insert(1, event(1, entered));
+            entries
+        };
+        for cause in [Cause::Error, Cause::Panic, Cause::Timeout] {
+            tells_apart(&PROPERTY, &second(cause, 17), &second(cause, 16));
+        }
+        let given_up = |attempt, rescues, cause| {
+            let mut claimed = running();
+            (claimed.attempt, claimed.rescues) = (attempt, rescues);
+            let mut failed = claimed.clone();
+            (failed.state, failed.cause) = (State::Failed, Some(cause));
+            changes(&[(0, claimed), (1, failed)])
+        };
+        for cause in [Cause::Panic, Cause::Timeout] {
+            tells_apart(&PROPERTY, &given_up(3, 0, cause), &given_up(2, 0, cause));
+        }
+        let used_up = Cause::RescuesUsedUp;
+        tells_apart(&PROPERTY, &given_up(1, 5, used_up), &given_up(1, 4, used_up));
         let mut rescued = task();
         (rescued.fence, rescued.cause) = (1, Some(Cause::LeaseLapsed));
         for bad in [

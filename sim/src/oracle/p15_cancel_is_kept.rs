@@ -18,7 +18,7 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
                 cancelled.insert(task);
             }
             Event::Overlooked { task } => {
-                found.add(task, format!("a cancel of {task} was answered as too late, and had ended it"));
+                found.add(task, format!("a cancel of {task} was answered as too late, and it had ended the task, or nothing had"));
             }
             Event::Changed { before: Some(before), after }
                 if before.slot_waiting

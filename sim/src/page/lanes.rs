@@ -174,6 +174,7 @@ impl Lanes {
             | Event::Lost { .. }
             | Event::Held { .. }
             | Event::Prolonged { .. }
+            | Event::CutShort { .. }
             | Event::Closed { .. } => Some(STORE),
             Event::Submitting { .. }
             | Event::Submitted { .. }
@@ -281,6 +282,7 @@ fn task_of(event: &Event) -> Option<&TaskId> {
         | Event::Outlived { task, .. }
         | Event::Held { task }
         | Event::Prolonged { task, .. }
+        | Event::CutShort { task, .. }
         | Event::Said { task, .. } => Some(task),
         Event::Noted { task, .. } => task.as_ref(),
         Event::Edge(_)

@@ -201,9 +201,12 @@ impl Client {
         self.node.record(Event::Cancelled { task: task.clone(), acknowledged });
         let is_its_own =
             |ended: &Task| ended.state == State::Cancelled && ended.error.as_ref() == Some(&reason);
-        if !acknowledged
-            && self.node.world().history().any_task(|other| other.id == *task && is_its_own(other))
-        {
+        let is_wrong = |found: &Task| match cancelled {
+            Cancelled::Ended | Cancelled::Requested => false,
+            Cancelled::HadEnded(_) => is_its_own(found) || !found.state.is_terminal(),
+            Cancelled::NotFound => is_its_own(found),
+        };
+        if self.node.world().history().any_task(|other| other.id == *task && is_wrong(other)) {
             self.node.record(Event::Overlooked { task: task.clone() });
         }
     }

@@ -1,12 +1,13 @@
 //! Known races as scripts: who does what and when, with no other faults. They were bugs once, and keep their meaning when
 //! seeds lose theirs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join;
 use steadfast_core::engine::Cancelled;
+use steadfast_core::handler::StopReason;
 use steadfast_core::name::{Kind, TaskId};
 use steadfast_core::step::{Batch, Step};
 use steadfast_core::storage::{ErrorKind, Query};
@@ -67,6 +68,67 @@ fn a_timed_out_attempt_in_its_grace_holds_nobody_up() {
         assert_eq!((first.cause, second.cause), (Some(Cause::Timeout), Some(Cause::Done)));
         let claimed = second.claimed_at.expect("it ran").since(first.claimed_at.expect("it ran"));
         assert!(claimed < SECOND * 7, "it waited {claimed:?} for an attempt whose time was over after 5 s");
+        Ok(())
+    });
+}
+
+/// However long its attempts last, and however often they are renewed.
+#[test]
+fn a_worker_has_no_more_attempts_than_its_concurrency() {
+    script("a_worker_has_no_more_attempts_than_its_concurrency", |world| async move {
+        worker(&world, 1);
+        let client = world.client();
+        let (first, second) = (submit(&client, "a", "steady").await?, submit(&client, "b", "quick").await?);
+        sleep(SECOND * 5).await;
+        let waits = client.engine().task(&second).await?.expect("it is stored");
+        assert_eq!((waits.state, waits.fence), (State::Ready, 0));
+        let (first, second) = (client.wait(first).await?, client.wait(second).await?);
+        assert!(second.claimed_at >= first.finished_at, "{:?} {:?}", second.claimed_at, first.finished_at);
+        Ok(())
+    });
+}
+
+/// Everybody else can reach the store, and takes its tasks when their leases have lapsed.
+#[test]
+fn a_worker_that_is_cut_off_tells_its_handlers_before_others_take_their_tasks() {
+    let name = "a_worker_that_is_cut_off_tells_its_handlers_before_others_take_their_tasks";
+    script(name, |world| async move {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let cut_off = Arc::new(AtomicBool::new(false));
+        let group = |is_cut_off: Arc<AtomicBool>| {
+            let workers = world.workers(1);
+            let (told, clock) = (told.clone(), world.clone());
+            workers.handle("work", move |context: Context| {
+                let (told, clock) = (told.clone(), clock.clone());
+                async move {
+                    let nap = std::pin::pin!(sleep(SECOND * 20));
+                    let stopped = std::pin::pin!(context.stopped());
+                    match futures_util::future::select(stopped, nap).await {
+                        futures_util::future::Either::Left((reason, _)) => {
+                            told.lock().expect("not poisoned").push((clock.now(), reason.clone()));
+                            Verdict::error(reason)
+                        }
+                        futures_util::future::Either::Right(_) => Verdict::done(*b""),
+                    }
+                }
+            });
+            workers.configure(|config| config.lease = LEASE);
+            workers.on_call(move |_| match is_cut_off.load(Ordering::Relaxed) {
+                true => Deed::Fail(ErrorKind::Unavailable),
+                false => Deed::Fine,
+            });
+        };
+        group(cut_off.clone());
+        let client = world.client();
+        let task = submit(&client, "a", "work").await?;
+        sleep(SECOND * 3).await;
+        cut_off.store(true, Ordering::Relaxed);
+        group(Arc::default());
+        let task = client.wait(task).await?;
+        assert_eq!((task.state, task.fence, task.rescues), (State::Succeeded, 2, 1));
+        let told = told.lock().expect("not poisoned").clone();
+        let [(when, StopReason::LeaseLost)] = &told[..] else { panic!("{told:?}") };
+        assert!(Some(*when) <= task.claimed_at, "told at {when:?}, claimed at {:?}", task.claimed_at);
         Ok(())
     });
 }
