@@ -23,7 +23,8 @@ pub const DEFAULT_STORE: &str = "sqlite:steadfast.db";
 #[command(name = "steadfast", version, arg_required_else_help = true, disable_help_subcommand = true)]
 #[command(
     after_help = "Durations are 500ms, 30s, 10m, 2h. Exit codes: 0 ok, 1 the task failed, 2 usage, 3 not found, \
-                        4 refused, 5 store or server unreachable, 130 interrupted; `run` exits as its command does."
+                        4 refused, 5 store or server unreachable, 130 interrupted; `run` exits as its command does. \
+                        STEADFAST_LOG says what is logged on stderr, such as debug."
 )]
 pub struct Cli {
     /// What goes with every command.

@@ -65,3 +65,25 @@ fn wrong_configurations() {
     }
     insta::assert_snapshot!(pages);
 }
+
+/// The reference shows every key of a configuration that is read, and names every metric.
+#[tokio::test]
+async fn the_reference_is_right() {
+    use steadfast_server::config::Config;
+
+    let reference = include_str!("../../../docs/reference.md");
+    let shown = reference.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let shown = shown.expect("it shows a configuration");
+    let config = Config::parse(shown).unwrap();
+    assert_eq!(config.handlers.len(), 1);
+    // What is shown as what holds where nothing is said.
+    let silent = Config::default();
+    let said = |config: &Config| {
+        let (server, kept) = (&config.server, &config.retention);
+        (server.listen.clone(), server.allow_run, server.payload_bytes_max, kept.succeeded, kept.otherwise)
+    };
+    assert_eq!(said(&config), said(&silent));
+    for metric in steadfast_server::metrics::Metrics::new().names() {
+        assert!(reference.contains(&format!("`{metric}")), "{metric} isn't in the reference");
+    }
+}

@@ -72,7 +72,8 @@ pub struct What {
     /// On which simulated store: postgres, sqlite, or all
     #[arg(long, value_name = "NAME", default_value = "postgres")]
     pub profile: String,
-    /// With this guard of the store taken out, to see that it is missed; may be given several times
+    /// With this deliberate fault, to see that it is found; may be given several times. `sim specimens NAME` runs it in the
+    /// scenario in which it shows
     #[arg(long, value_name = "NAME")]
     pub flaw: Vec<String>,
     /// How to search
