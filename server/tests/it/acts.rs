@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use crate::place::{Place, Server, agent, until};
+use crate::place::{Place, Server, Worker, agent, until};
 
 /// `slow` says that it was entered by a file `entered.ID`, and waits for a file `go`.
 const CONFIG: &str = r#"
@@ -393,4 +393,18 @@ fn a_diagnosis_says_why_and_what_next() {
     }
     assert_eq!(place.run(&["diagnose", "nobody"]).code, 3);
     assert_eq!(both.server.get("/v1/tasks/nobody/diagnosis").status, 404);
+}
+
+/// How long that is its worker knows, and nobody else.
+#[test]
+fn a_task_has_its_grace_at_its_deadline_also_where_another_process_sweeps() {
+    let tidies = "trap 'sleep 3; echo tidied > $STEADFAST_OUTPUT; exit 0' TERM; while :; do sleep 0.1; done";
+    let place = Place::with(&format!("[handlers.tidy]\nexec = [\"sh\", \"-c\", \"{tidies}\"]\n"));
+    let server = Server::start(&place, &["--no-worker"]);
+    let worker = Worker::start(&place, &[]);
+    let task = place.json(&["--server", &server.url, "submit", "tidy", "--deadline", "2s"]);
+    let ended = server.get(&format!("/v1/tasks/{}?wait=30s", task["id"].as_str().unwrap())).json();
+    assert_eq!((&ended["state"], &ended["cause"]), (&"succeeded".into(), &"done".into()), "{ended}");
+    worker.stop();
+    server.stop();
 }
