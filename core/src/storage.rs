@@ -125,8 +125,7 @@ pub enum Query {
         /// How many at most.
         limit: u32,
     },
-    /// Unfinished tasks whose deadline has passed by the store's clock, running ones too, longest overdue first, with their
-    /// heads.
+    /// Waiting tasks whose deadline has passed by the store's clock, longest overdue first, with their heads.
     Overdue {
         /// How many at most.
         limit: u32,

@@ -323,7 +323,10 @@ impl<S: Storage, C: Clock> Supervisor<S, C> {
         match sent.result {
             Ok(claimed) => {
                 self.claim_failures = 0;
-                self.claim_max = self.claim_max.saturating_mul(2).min(self.config.claim_max);
+                if claimed.tasks.len() >= sent.asked {
+                    let more = self.claim_max.saturating_add(self.claim_max / 8 + 1);
+                    self.claim_max = more.min(self.config.claim_max);
+                }
                 self.poll_at =
                     now + claimed.next_due.map_or(self.config.poll, |due| due.min(self.config.poll));
                 // There may be more where so many came from.

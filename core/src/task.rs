@@ -228,7 +228,8 @@ pub struct Task {
     pub submitted_at: Timestamp,
     /// When it may run.
     pub due_at: Timestamp,
-    /// When it fails, with cause `deadline`, unless it has ended.
+    /// When it fails, with cause `deadline`, unless it has ended. Where it runs then, its handler is told to stop, and has its
+    /// grace.
     pub deadline_at: Option<Timestamp>,
     /// When it was last claimed.
     pub claimed_at: Option<Timestamp>,

@@ -107,7 +107,7 @@ impl Capsule {
 
     /// Whether a line of a text is meant to be a capsule.
     pub(crate) fn is_line(line: &str) -> bool {
-        line.trim_start().starts_with('{')
+        line.trim_start().starts_with("{\"format\":")
     }
 
     /// One line, without a line break.

@@ -89,7 +89,7 @@ impl<'a> Reading<'a> {
                 let limit = reading.number(i64::from(*limit));
                 format!(
                     "(SELECT id, state, rev, fence, cancel IS NOT NULL, deadline_at FROM task \
-                    WHERE state < 4 AND deadline_at IS NOT NULL AND deadline_at <= at.now \
+                    WHERE state < 4 AND state <> 3 AND deadline_at IS NOT NULL AND deadline_at <= at.now \
                     ORDER BY deadline_at, id LIMIT {limit}) AS answer ON true \
                     ORDER BY answer.deadline_at, answer.id"
                 )

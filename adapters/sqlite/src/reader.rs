@@ -96,7 +96,7 @@ impl<'c> Reader<'c> {
             overdue: conn.prepare(&format!(
                 "SELECT id, {HEAD} FROM deadline CROSS JOIN task ON task.seq = deadline.task
                      CROSS JOIN request USING (seq)
-                 WHERE at <= ?1 ORDER BY at, deadline.task LIMIT ?2"
+                 WHERE at <= ?1 AND task.state <> 3 ORDER BY at, deadline.task LIMIT ?2"
             ))?,
             workers: conn.prepare(&format!("SELECT {WORKER} FROM worker ORDER BY id"))?,
         })

@@ -69,11 +69,12 @@ pub const fn next(state: State, command: Command) -> Option<State> {
         (S::Running, C::Cancel) => Some(S::Running),
         (S::Blocked | S::Scheduled | S::Ready, C::Cancel) => Some(S::Cancelled),
         (S::Blocked | S::Scheduled | S::Ready | S::Running, C::Replace) => Some(S::Cancelled),
-        (S::Blocked | S::Scheduled | S::Ready | S::Running, C::Expire) => Some(S::Failed),
+        // A running one is ended by its worker, or waits again once it has been rescued.
+        (S::Blocked | S::Scheduled | S::Ready, C::Expire) => Some(S::Failed),
         (S::Blocked, C::Promote | C::Claim | C::End(_) | C::Again { .. }) => None,
         (S::Scheduled | S::Ready, C::Release { .. } | C::FailDependent | C::End(_) | C::Again { .. }) => None,
         (S::Scheduled, C::Claim) | (S::Ready, C::Promote) => None,
-        (S::Running, C::Release { .. } | C::FailDependent | C::Promote | C::Claim) => None,
+        (S::Running, C::Release { .. } | C::FailDependent | C::Promote | C::Claim | C::Expire) => None,
         (
             S::Succeeded | S::Failed | S::Cancelled,
             C::Release { .. }

@@ -64,7 +64,13 @@ pub(super) fn next(facts: &Facts, finding: &Finding) -> Vec<Next> {
         Finding::Ended(_) => vec![once("nothing: an end is final")],
     };
     if let (Some(deadline), false) = (facts.task.deadline_at, facts.task.state.is_terminal()) {
-        next.push(at(deadline, "its deadline: it fails unless it has ended"));
+        let what = match facts.task.state {
+            State::Running => {
+                "its deadline: its handler is told to stop, has its grace, and it fails unless it is done"
+            }
+            _ => "its deadline: it fails unless it has ended",
+        };
+        next.push(at(deadline, what));
     }
     // The sort is stable: what has no time stays in front, as it was put.
     next.sort_by_key(|next| next.at);

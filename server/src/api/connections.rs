@@ -1,4 +1,4 @@
-//! Connections: how many there are at once, and how long one may be without a request.
+//! Connections: how many there are at once, and how long one may be without a request, or without the rest of it.
 
 use std::future::Future;
 use std::pin::pin;
@@ -6,7 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
 use axum::serve::Listener;
+use futures_util::StreamExt;
+use futures_util::stream::unfold;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -16,6 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// How long a connection may be idle, and how long the head of a request may take. Longer than clients keep a connection
 /// that they don't need (reqwest: 90 s), so that none is closed while a request is on its way.
 pub const IDLE_MAX: Duration = Duration::from_secs(120);
+/// How long the body of a request may stand still.
+const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How often it is said at most that there are too many.
 const WARNED_EVERY: Duration = Duration::from_secs(60);
 
@@ -38,9 +46,11 @@ pub(super) async fn accept<L: Listener>(
             let (stream, _) = listener.accept().await;
             (place, stream)
         };
+        // In this order: chance would decide where both are ready, and no seed replays that.
         let (place, stream) = tokio::select! {
-            next = next => next,
+            biased;
             () = &mut ended => break,
+            next = next => next,
         };
         let service = TowerToHyperService::new(router.clone());
         let connection = open.watch(server.serve_connection(TokioIo::new(stream), service));
@@ -53,6 +63,25 @@ pub(super) async fn accept<L: Listener>(
     }
     drop(listener);
     open.shutdown().await;
+}
+
+/// Gives a request up whose body stands still.
+pub(super) async fn hurry_bodies(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    if body.is_end_stream() {
+        return next.run(Request::from_parts(head, body)).await;
+    }
+    let chunks = unfold(Some(body.into_data_stream()), async |body| {
+        let mut body = body?;
+        match tokio::time::timeout(BODY_PAUSE_MAX, body.next()).await {
+            Ok(chunk) => chunk.map(|chunk| (chunk, Some(body))),
+            Err(_) => {
+                let why = format!("nothing of the body has come for {BODY_PAUSE_MAX:?}");
+                Some((Err(axum::Error::new(std::io::Error::other(why))), None))
+            }
+        }
+    });
+    next.run(Request::from_parts(head, Body::from_stream(chunks))).await
 }
 
 /// Places for connections.

@@ -137,6 +137,7 @@ pub fn router<S: Storage, C: Clock>(settings: Settings<S, C>) -> Router {
         .fallback(answer::no_such_path)
         .method_not_allowed_fallback(answer::no_such_method)
         .layer(DefaultBodyLimit::max(body_max))
+        .layer(from_fn(connections::hurry_bodies))
         .layer(from_fn_with_state(body_max, door::keep_large_bodies_out))
         .layer(from_fn_with_state(api.clone(), door::keep_browsers_out::<S, C>))
         .layer(from_fn(move |request, next| answer::name_the_store(store.clone(), request, next)))

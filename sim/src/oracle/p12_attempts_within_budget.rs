@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Facts, Found, Property};
-use crate::history::{Entry, Event, Word};
+use crate::history::{Event, Word};
 use steadfast_core::name::TaskId;
 use steadfast_core::task::{Fence, Task};
 use steadfast_core::{Cause, State, Timestamp};
 
-/// How long after its deadline a task may go on: some sweeps by a slow clock.
+/// How long after its deadline a task may wait: some sweeps by a slow clock.
 const OVERDUE_MAX: Duration = Duration::from_secs(15);
 
 pub(super) const PROPERTY: Property = Property {
@@ -26,6 +26,7 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
     check_rescues(facts, found);
     check_lengths(facts, found);
     let mut hastened = BTreeSet::new();
+    let mut entered: BTreeMap<&TaskId, (Fence, Timestamp)> = BTreeMap::new();
     // The last words of handlers. A backoff counts from then on at the earliest, and not from the commit: between the
     // statement that reads the clock and the commit a transaction may stand still, and with SQLite its process.
     let mut said: BTreeMap<&TaskId, (Fence, Timestamp)> = BTreeMap::new();
@@ -36,12 +37,13 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
                 hastened.insert(task);
                 continue;
             }
-            // Of one that panics there is none.
             Event::Entered { task, fence, .. } => {
-                said.insert(task, (*fence, entry.at));
+                entered.insert(task, (*fence, entry.at));
                 continue;
             }
+            // It says itself when to try again.
             Event::Said { task, word: Word::NotDoneUntil, .. } => {
+                entered.remove(task);
                 said.remove(task);
                 continue;
             }
@@ -52,6 +54,7 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             // A time from before can't be compared with one from after.
             Event::Jumped { .. } => {
                 said.clear();
+                entered.clear();
                 continue;
             }
             Event::Changed { before, after } => (before.as_ref(), after),
@@ -78,18 +81,28 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
             let early = after.due_at.since(entry.at);
             found.add(id, format!("{id} is {} {early:?} before it was due", after.state));
         }
-        check_retry(before, after, &said, found);
+        let of_attempt = |(fence, _): &&(Fence, Timestamp)| *fence == before.fence;
+        let said = said.get(id).filter(of_attempt).map(|(_, at)| *at);
+        let entered = entered.get(id).filter(of_attempt).map(|(_, at)| *at);
+        check_retry(before, after, (entered, said), found);
     }
 }
 
-/// An attempt that went wrong is followed by another as long as there are any left, after a backoff that doubles.
-fn check_retry(before: &Task, after: &Task, said: &BTreeMap<&TaskId, (Fence, Timestamp)>, found: &mut Found) {
+/// An attempt that went wrong is followed by another as long as there are any left, after a backoff that doubles. It counts
+/// from the handler's last word; one that panics, or hears nothing, says none.
+fn check_retry(
+    before: &Task,
+    after: &Task,
+    (entered, said): (Option<Timestamp>, Option<Timestamp>),
+    found: &mut Found,
+) {
     if before.state != State::Running {
         return;
     }
     let id = &after.id;
     let may_fail = match after.cause {
-        Some(Cause::Panic | Cause::Timeout) => before.attempt >= before.attempts_max,
+        // A handler may say so itself.
+        Some(Cause::Panic | Cause::Timeout) => said.is_some() || before.attempt >= before.attempts_max,
         Some(Cause::RescuesUsedUp) => before.rescues >= before.rescues_max,
         _ => true,
     };
@@ -98,13 +111,12 @@ fn check_retry(before: &Task, after: &Task, said: &BTreeMap<&TaskId, (Fence, Tim
         found.add(id, format!("{id} has failed for {why}, and could have been tried again"));
     }
     let went_wrong = matches!(after.cause, Some(Cause::Error | Cause::Panic | Cause::Timeout));
-    let last_word = said.get(id).filter(|(fence, _)| went_wrong && *fence == before.fence);
-    let Some((_, last_word)) = last_word.filter(|_| after.state.is_waiting()) else { return };
-    let waits = after.due_at.since(*last_word);
+    let Some(since) = said.or(entered).filter(|_| went_wrong && after.state.is_waiting()) else { return };
+    let waits = after.due_at.since(since);
     let doublings = before.attempt.saturating_sub(1).min(20);
     let backoff = before.backoff.min.saturating_mul(1 << doublings).min(before.backoff.max);
     // The jitter may shorten it by a fifth.
-    if after.state == State::Ready || waits < backoff.mul_f64(0.79) {
+    if waits < backoff.mul_f64(0.79) {
         found.add(
             id,
             format!("{id} is to be tried again {waits:?} after its handler's last word, before its backoff"),
@@ -194,39 +206,29 @@ fn check_lengths(facts: &Facts<'_>, found: &mut Found) {
     }
 }
 
-/// What runs at its deadline is ended by its worker, or, where that has crashed, once its lease has lapsed.
+/// What waits at its deadline, or waits again after it. (What runs is its worker's, which gives it a grace of its own.)
 fn check_deadlines(facts: &Facts<'_>, found: &mut Found) {
     let is_heal = |event: &Event| matches!(event, Event::Healed);
     let Some(healed) = facts.entries.iter().find(|entry| is_heal(&entry.event)) else { return };
     let last = facts.entries.last().map_or(healed.at, |entry| entry.at);
-    let crashed = |entry: &Entry| match &entry.event {
-        Event::Crashed { node } => Some(node.clone()),
-        _ => None,
-    };
-    let crashed: BTreeSet<String> = facts.entries.iter().filter_map(crashed).collect();
-    let mut leased_by_the_dead: BTreeMap<&TaskId, Timestamp> = BTreeMap::new();
-    let mut ended = BTreeSet::new();
-    let due = |task: &Task, leased: &BTreeMap<&TaskId, Timestamp>| {
-        let leased = leased.get(&task.id).copied().unwrap_or(healed.at);
-        task.deadline_at.map(|deadline| (deadline, deadline.max(healed.at).max(leased) + OVERDUE_MAX))
+    let mut waiting: BTreeMap<&TaskId, Timestamp> = BTreeMap::new();
+    let late = |task: &Task, since: Timestamp, now: Timestamp| {
+        let deadline = task.deadline_at?;
+        (deadline.max(healed.at).max(since) + OVERDUE_MAX < now).then(|| now.since(deadline))
     };
     for (entry, _, after) in facts.changes() {
-        let is_dead = after.worker.as_ref().is_some_and(|worker| crashed.contains(worker.as_str()));
-        if let Some(until) = after.lease_expires_at.filter(|_| is_dead) {
-            leased_by_the_dead.insert(&after.id, until);
-        }
-        if !after.state.is_terminal() {
+        let id = &after.id;
+        if after.state.is_waiting() {
+            waiting.entry(id).or_insert(entry.at);
             continue;
         }
-        ended.insert(&after.id);
-        if let Some((deadline, _)) = due(after, &leased_by_the_dead).filter(|(_, due)| *due < entry.at) {
-            let late = entry.at.since(deadline);
-            found.add(&after.id, format!("{} ended {late:?} after its deadline", after.id));
+        let Some(since) = waiting.remove(id).filter(|_| after.state.is_terminal()) else { continue };
+        if let Some(late) = late(after, since, entry.at) {
+            found.add(id, format!("{id} waited until {late:?} after its deadline, and ended"));
         }
     }
-    for (id, task) in facts.tasks.iter().filter(|(id, _)| !ended.contains(**id)) {
-        if let Some((deadline, _)) = due(task, &leased_by_the_dead).filter(|(_, due)| *due < last) {
-            let late = last.since(deadline);
+    for (id, task) in &facts.tasks {
+        if let Some(late) = waiting.get(id).and_then(|since| late(task, *since, last)) {
             found.add(id, format!("{id} is still {}, {late:?} after its deadline", task.state));
         }
     }
@@ -238,26 +240,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_task_that_outlives_its_deadline_is_noticed() {
-        let run = |end: i64| {
-            let mut due = running();
+    fn a_task_that_waits_past_its_deadline_is_noticed() {
+        let run = |since: i64, end: i64| {
+            let mut due = task();
             due.deadline_at = Some(at(10));
             let mut ended = due.clone();
             ended.state = State::Failed;
             let healed = event(5, Event::Healed);
-            [healed].into_iter().chain(changes(&[(0, due), (end, ended)])).collect::<Vec<_>>()
+            [healed].into_iter().chain(changes(&[(since, due), (end, ended)])).collect::<Vec<_>>()
         };
-        tells_apart(&PROPERTY, &run(25), &run(26));
-        let mut unended = run(26);
+        tells_apart(&PROPERTY, &run(0, 25), &run(0, 26));
+        tells_apart(&PROPERTY, &run(40, 55), &run(40, 56));
+        let mut unended = run(0, 26);
         unended.pop();
         unended.push(event(26, Event::Healed));
-        tells_apart(&PROPERTY, &run(25), &unended);
-        // Nobody knows that its worker is dead, until its lease lapses.
-        let crashed = |end| {
-            let crashed = event(1, Event::Crashed { node: "w".into() });
-            [crashed].into_iter().chain(run(end)).collect::<Vec<_>>()
-        };
-        tells_apart(&PROPERTY, &crashed(45), &crashed(46));
+        tells_apart(&PROPERTY, &run(0, 25), &unended);
     }
 
     #[test]

@@ -123,7 +123,7 @@ fn overdue(server: &Server, limit: u32) -> Vec<(TaskId, Head)> {
     let now = server.now();
     let mut found: Vec<_> = rows(server, table::TASK)
         .iter()
-        .filter(|row| !row.as_task().state.is_terminal())
+        .filter(|row| row.as_task().state.is_waiting())
         .filter_map(|row| {
             let deadline = row.as_task().deadline_at.filter(|deadline| *deadline <= now)?;
             Some((deadline, row.as_task().id.clone(), head(row)))

@@ -66,7 +66,10 @@ async fn overdue_tasks_are_listed_longest_overdue_first<S: Storage>(bench: &Benc
     {
         let name = state.as_str();
         bench.bring_task(within(name, Duration::from_secs(seconds)), state).await;
-        expected.push((seconds, id(name), head(&bench.task(name).await)));
+        // What runs is its worker's, which gives it a grace.
+        if state != State::Running {
+            expected.push((seconds, id(name), head(&bench.task(name).await)));
+        }
     }
     bench.insert(in_own_queue("none")).await;
     bench.insert(within("far", LONG)).await;
@@ -74,10 +77,10 @@ async fn overdue_tasks_are_listed_longest_overdue_first<S: Storage>(bench: &Benc
     let expected: Vec<_> = expected.into_iter().map(|(_, id, head)| (id, head)).collect();
     assert_eq!(bench.overdue(9).await, []);
     bench.clock.advance(Duration::from_secs(20));
-    assert_eq!(bench.overdue(9).await, expected[..2], "a deadline has passed when its time has come");
+    assert_eq!(bench.overdue(9).await, expected[..1], "a deadline has passed when its time has come");
     bench.clock.advance(MINUTE);
     assert_eq!(bench.overdue(9).await, expected);
-    assert_eq!(bench.overdue(3).await, expected[..3]);
+    assert_eq!(bench.overdue(2).await, expected[..2]);
     assert_eq!(bench.overdue(0).await, []);
 }
 

@@ -1,4 +1,4 @@
-//! Connections on which nothing is asked: they take up all places there are, and don't keep them.
+//! Connections on which nothing is asked, or only half of something: they take up all places there are, and don't keep them.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use turmoil::net::TcpStream;
 
 use super::client::Client;
 use super::net::{Net, Outcome, SERVER};
-use super::process::{CONNECTIONS_MAX, PORT, Roles};
+use super::process::{CONNECTIONS_MAX, PORT, Roles, TOKEN};
 use super::run as run_seed;
 
 /// By then what was sent has arrived.
@@ -37,9 +37,11 @@ async fn idle(client: Client) {
     let mut idlers = Vec::new();
     for number in 0..CONNECTIONS_MAX {
         let mut stream = TcpStream::connect((SERVER, PORT)).await.expect("there is room for it");
-        if number % 2 == 0 {
-            stream.write_all(b"GET /v1/stats HTTP/1.1\r\nhost: ").await.expect("it is connected");
-        }
+        let body = format!(
+            "POST /v1/tasks HTTP/1.1\r\nhost: {SERVER}\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 99\r\n\r\n{{"
+        );
+        let begun = ["", "GET /v1/stats HTTP/1.1\r\nhost: ", &body][number % 3];
+        stream.write_all(begun.as_bytes()).await.expect("it is connected");
         idlers.push(stream);
     }
     sleep(ARRIVED).await;
@@ -50,8 +52,8 @@ async fn idle(client: Client) {
     }
     sleep((since + IDLE_MAX - ARRIVED).duration_since(Instant::now())).await;
     for idler in &mut idlers {
-        let read = timeout(ARRIVED * 4, idler.read_u8()).await;
-        if !matches!(read, Ok(Err(_))) {
+        let read = timeout(ARRIVED * 4, idler.read_to_end(&mut Vec::new())).await;
+        if !matches!(read, Ok(Ok(_))) {
             client.notes.complain(format!("an idle connection wasn't closed: {read:?}"));
         }
     }
