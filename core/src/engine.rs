@@ -449,13 +449,12 @@ impl<S: Storage, C: Clock> Engine<S, C> {
         let until = self.clock().now() + timeout;
         let Some(task) = self.task(id).await? else { return Ok(None) };
         let has_arrived = |state: State, rev| state.is_terminal() || after.is_some_and(|after| rev > after);
-        let mut arrived = has_arrived(task.state, task.rev);
-        if arrived || timeout.is_zero() {
+        if has_arrived(task.state, task.rev) || timeout.is_zero() {
             return Ok(Some(task));
         }
         // A task may be large, and is looked at often.
         let id = task.id;
-        while !arrived {
+        loop {
             let left = until.since(self.clock().now());
             if left.is_zero() {
                 break;
@@ -466,7 +465,9 @@ impl<S: Storage, C: Clock> Engine<S, C> {
                 Either::Left(_) | Either::Right(_) => {}
             }
             let heads = self.heads(vec![id.clone()]).await?;
-            arrived = heads.first().is_none_or(|(_, head)| has_arrived(head.state, head.rev));
+            if heads.first().is_none_or(|(_, head)| has_arrived(head.state, head.rev)) {
+                break;
+            }
         }
         self.task(&id).await
     }
