@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use steadfast_core::name::{Queue, TaskId};
+use steadfast_core::name::{Queue, TaskId, WorkerId};
 use steadfast_core::task::{Fence, Revision, Task};
 use steadfast_core::{Cause, State, Timestamp};
 
@@ -344,16 +344,8 @@ impl History {
                 StoreRow::Task(row) => {
                     let after = row.task.clone();
                     let before = state.tasks.insert(after.id.clone(), after.clone());
-                    if let Some((worker, what)) =
-                        before.as_ref().and_then(|before| done_by_another(before, &after, by))
-                    {
-                        let (task, by) = (after.id.clone(), by.to_owned());
-                        let event = match what {
-                            ByAnother::Prolonged => Event::Prolonged { task, worker, by },
-                            ByAnother::CutShort => Event::CutShort { task, worker, by },
-                        };
-                        state.entries.push(Entry { at, event });
-                    }
+                    let by_another = before.as_ref().and_then(|before| done_by_another(before, &after, by));
+                    state.entries.extend(by_another.map(|event| Entry { at, event }));
                     Event::Changed { before, after }
                 }
                 StoreRow::Edge(edge) if edge.gone => continue,
@@ -432,25 +424,19 @@ impl History {
     }
 }
 
-/// What only the worker of a running task does to it.
-enum ByAnother {
-    Prolonged,
-    CutShort,
-}
-
-/// The worker whose lease a transaction of this process has prolonged, or whose attempt it has ended for its deadline, if it
-/// is another's.
-fn done_by_another(before: &Task, after: &Task, by: &str) -> Option<(String, ByAnother)> {
-    let worker =
-        before.worker.as_ref().filter(|worker| before.state == State::Running && worker.as_str() != by)?;
-    let is_renewal = before.rev == after.rev && after.lease_expires_at > before.lease_expires_at;
-    let is_expiry = after.state.is_terminal() && after.cause == Some(Cause::Deadline);
-    let what = match (is_renewal, is_expiry) {
-        (true, _) => ByAnother::Prolonged,
-        (false, true) => ByAnother::CutShort,
-        (false, false) => return None,
-    };
-    Some((worker.to_string(), what))
+/// What only the worker of a running task does to it, and a transaction of this process, which isn't that worker's, has
+/// done: prolonged its lease, or ended it for its deadline.
+fn done_by_another(before: &Task, after: &Task, by: &str) -> Option<Event> {
+    let is_another = |worker: &&WorkerId| before.state == State::Running && worker.as_str() != by;
+    let worker = before.worker.as_ref().filter(is_another)?.to_string();
+    let (task, by) = (after.id.clone(), by.to_owned());
+    if before.rev == after.rev && after.lease_expires_at > before.lease_expires_at {
+        Some(Event::Prolonged { task, worker, by })
+    } else if after.state.is_terminal() && after.cause == Some(Cause::Deadline) {
+        Some(Event::CutShort { task, worker, by })
+    } else {
+        None
+    }
 }
 
 /// The parents of each task, by the edges in a history.
