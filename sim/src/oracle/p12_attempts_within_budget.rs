@@ -27,10 +27,14 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
     check_lengths(facts, found);
     let mut hastened = BTreeSet::new();
     let mut entered: BTreeMap<&TaskId, (Fence, Timestamp)> = BTreeMap::new();
+    let mut spoke = BTreeSet::new();
     // The last words of handlers. A backoff counts from then on at the earliest, and not from the commit: between the
     // statement that reads the clock and the commit a transaction may stand still, and with SQLite its process.
     let mut said: BTreeMap<&TaskId, (Fence, Timestamp)> = BTreeMap::new();
     for entry in facts.entries {
+        if let Event::Said { task, fence, .. } = &entry.event {
+            spoke.insert((task, *fence));
+        }
         let (before, after) = match &entry.event {
             // It is due from then on, whatever its row says.
             Event::Retrying { task } => {
@@ -84,39 +88,38 @@ fn check(facts: &Facts<'_>, found: &mut Found) {
         let of_attempt = |(fence, _): &&(Fence, Timestamp)| *fence == before.fence;
         let said = said.get(id).filter(of_attempt).map(|(_, at)| *at);
         let entered = entered.get(id).filter(of_attempt).map(|(_, at)| *at);
-        check_retry(before, after, (entered, said), found);
+        // A handler may say itself that it is all over.
+        let may_fail = spoke.contains(&(id, before.fence));
+        check_budget(before, after, may_fail, found);
+        check_backoff(before, after, said.or(entered), found);
     }
 }
 
-/// An attempt that went wrong is followed by another as long as there are any left, after a backoff that doubles. It counts
-/// from the handler's last word; one that panics, or hears nothing, says none.
-fn check_retry(
-    before: &Task,
-    after: &Task,
-    (entered, said): (Option<Timestamp>, Option<Timestamp>),
-    found: &mut Found,
-) {
-    if before.state != State::Running {
-        return;
-    }
-    let id = &after.id;
-    let may_fail = match after.cause {
-        // A handler may say so itself.
-        Some(Cause::Panic | Cause::Timeout) => said.is_some() || before.attempt >= before.attempts_max,
+/// An attempt that went wrong is followed by another as long as there are any left.
+fn check_budget(before: &Task, after: &Task, may_fail: bool, found: &mut Found) {
+    let is_used_up = match after.cause {
+        Some(Cause::Panic | Cause::Timeout) => may_fail || before.attempt >= before.attempts_max,
         Some(Cause::RescuesUsedUp) => before.rescues >= before.rescues_max,
         _ => true,
     };
-    if after.state == State::Failed && !may_fail {
-        let why = after.cause.map_or("nothing", Cause::as_str);
+    if before.state == State::Running && after.state == State::Failed && !is_used_up {
+        let (id, why) = (&after.id, after.cause.map_or("nothing", Cause::as_str));
         found.add(id, format!("{id} has failed for {why}, and could have been tried again"));
     }
+}
+
+/// The next attempt comes after a backoff that doubles. It counts from the handler's last word; one that panics, or hears
+/// nothing, says none.
+fn check_backoff(before: &Task, after: &Task, since: Option<Timestamp>, found: &mut Found) {
     let went_wrong = matches!(after.cause, Some(Cause::Error | Cause::Panic | Cause::Timeout));
-    let Some(since) = said.or(entered).filter(|_| went_wrong && after.state.is_waiting()) else { return };
+    let is_retried = before.state == State::Running && after.state.is_waiting() && went_wrong;
+    let Some(since) = since.filter(|_| is_retried) else { return };
     let waits = after.due_at.since(since);
     let doublings = before.attempt.saturating_sub(1).min(20);
     let backoff = before.backoff.min.saturating_mul(1 << doublings).min(before.backoff.max);
     // The jitter may shorten it by a fifth.
     if waits < backoff.mul_f64(0.79) {
+        let id = &after.id;
         found.add(
             id,
             format!("{id} is to be tried again {waits:?} after its handler's last word, before its backoff"),
