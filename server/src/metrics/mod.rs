@@ -5,7 +5,6 @@ mod handler;
 
 use std::time::{Duration, Instant};
 
-use prometheus::core::Collector;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -130,22 +129,6 @@ impl Metrics {
         }
     }
 
-    /// The names of all that is measured.
-    pub fn names(&self) -> Vec<String> {
-        let vectors: [&dyn Collector; 4] =
-            [&self.attempts, &self.store, &self.figures.tasks, &self.figures.workers];
-        let others: [&dyn Collector; 6] = [
-            &self.execution_delay,
-            &self.queue_wait,
-            &self.run,
-            &self.lease_lost,
-            &self.figures.stale,
-            &self.figures.stuck,
-        ];
-        let all = vectors.into_iter().chain(others);
-        all.flat_map(Collector::desc).map(|desc| desc.fq_name.clone()).collect()
-    }
-
     pub(crate) fn store_call(&self, op: &str, took: Duration) {
         self.store.with_label_values(&[op]).observe(took.as_secs_f64());
     }
@@ -209,7 +192,10 @@ fn gauge(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+fn register<C: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    made: prometheus::Result<C>,
+) -> C {
     let collector = made.expect("the names and labels are constants of the right form");
     registry.register(Box::new(collector.clone())).expect("each name is registered once");
     collector

@@ -1,6 +1,6 @@
 //! Texts that people read, as a whole: help, and what is said of a wrong configuration.
 
-use crate::place::Place;
+use crate::place::{Place, Server};
 
 #[test]
 fn help() {
@@ -66,9 +66,9 @@ fn wrong_configurations() {
     insta::assert_snapshot!(pages);
 }
 
-/// The reference shows every key of a configuration that is read, and names every metric.
-#[tokio::test]
-async fn the_reference_is_right() {
+/// The reference shows a configuration that is read, with what holds where nothing is said, and names every metric.
+#[test]
+fn the_reference_is_right() {
     use steadfast_server::config::Config;
 
     let reference = include_str!("../../../docs/reference.md");
@@ -83,7 +83,15 @@ async fn the_reference_is_right() {
         (server.listen.clone(), server.allow_run, server.payload_bytes_max, kept.succeeded, kept.otherwise)
     };
     assert_eq!(said(&config), said(&silent));
-    for metric in steadfast_server::metrics::Metrics::new().names() {
-        assert!(reference.contains(&format!("`{metric}")), "{metric} isn't in the reference");
+    // Of a server that has something to tell of each.
+    let place = Place::with("[handlers.echo]\nexec = [\"true\"]\n");
+    let server = Server::start(&place, &[]);
+    place.json(&["--server", &server.url, "submit", "echo", "--wait"]);
+    let page = server.get("/metrics").text;
+    let metrics: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    assert_eq!(metrics.len(), 10, "{page}");
+    for name in metrics.iter().filter_map(|metric| metric.split(' ').next()) {
+        assert!(reference.contains(&format!("`{name}")), "{name} isn't in the reference");
     }
+    server.stop();
 }
