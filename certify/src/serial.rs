@@ -253,8 +253,8 @@ async fn play(store: &impl Storage, clock: &ManualClock, call: &Call, seen: &mut
                 format!("{as_of:?} {heads:?}")
             }
             Ok((as_of, Answer::Overdue(mut overdue))) => {
-                overdue.sort_by(|a, b| a.0.cmp(&b.0));
-                seen.overdue = overdue.iter().map(|(task, _)| task.clone()).collect();
+                overdue.sort();
+                seen.overdue.clone_from(&overdue);
                 format!("{as_of:?} {overdue:?}")
             }
             Ok((as_of, Answer::Lapsed(mut lapsed))) => {

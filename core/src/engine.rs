@@ -329,11 +329,10 @@ impl<S: Storage, C: Clock> Engine<S, C> {
                 other => return Err(mismatch(&other)),
             };
             let full = overdue.len() as u64 >= u64::from(page);
-            let expire = |(task, _): &(TaskId, Head)| Step::Transition(decide::expire(task)).into();
-            let batches = overdue.iter().map(expire).collect();
+            let batches = overdue.iter().map(|task| Step::Transition(decide::expire(task)).into()).collect();
             let mut progress = false;
             let mut failed = None;
-            for ((task, _), outcome) in overdue.iter().zip(self.0.settles.try_all(batches).await) {
+            for (task, outcome) in overdue.iter().zip(self.0.settles.try_all(batches).await) {
                 match outcome {
                     Ok(Outcome::Applied(_)) => {
                         tracing::warn!(%task, "deadline passed");

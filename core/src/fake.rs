@@ -64,7 +64,7 @@ pub(crate) struct Store {
     pub(crate) steps: Vec<Checkpoint>,
     /// By id; what is inserted is put in.
     pub(crate) tasks: Vec<Task>,
-    pub(crate) overdue: Vec<(TaskId, Head)>,
+    pub(crate) overdue: Vec<TaskId>,
     /// Errors for the next calls that carry a report.
     pub(crate) report_errors: VecDeque<ErrorKind>,
     /// How often the store says that a deadline hasn't passed yet.

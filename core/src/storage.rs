@@ -125,7 +125,7 @@ pub enum Query {
         /// How many at most.
         limit: u32,
     },
-    /// Waiting tasks whose deadline has passed by the store's clock, longest overdue first, with their heads.
+    /// Waiting tasks whose deadline has passed by the store's clock, longest overdue first.
     Overdue {
         /// How many at most.
         limit: u32,
@@ -193,7 +193,7 @@ pub enum Answer {
     /// The lapsed leases.
     Lapsed(Vec<Lapsed>),
     /// The overdue tasks.
-    Overdue(Vec<(TaskId, Head)>),
+    Overdue(Vec<TaskId>),
     /// The queues.
     Stats(Stats),
     /// The workers.

@@ -88,7 +88,7 @@ impl<'a> Reading<'a> {
             Query::Overdue { limit } => {
                 let limit = reading.number(i64::from(*limit));
                 format!(
-                    "(SELECT id, state, rev, fence, cancel IS NOT NULL, deadline_at FROM task \
+                    "(SELECT id, deadline_at FROM task \
                     WHERE state < 4 AND state <> 3 AND deadline_at IS NOT NULL AND deadline_at <= at.now \
                     ORDER BY deadline_at, id LIMIT {limit}) AS answer ON true \
                     ORDER BY answer.deadline_at, answer.id"
@@ -237,7 +237,10 @@ pub(crate) fn view(query: &Query, rows: &[Row]) -> Result<View, Error> {
         Query::Parents(_) => Answer::Parents(rows.iter().map(parent).collect::<Result<_, _>>()?),
         Query::Log { .. } => Answer::Log(rows.iter().map(entry).collect::<Result<_, _>>()?),
         Query::Checkpoints(_) => Answer::Checkpoints(rows.iter().map(checkpoint).collect::<Result<_, _>>()?),
-        Query::Overdue { .. } => Answer::Overdue(rows.iter().map(head).collect::<Result<_, _>>()?),
+        Query::Overdue { .. } => {
+            let id = |row| Columns(row, HEAD_COLUMNS).text().map(TaskId::trusted);
+            Answer::Overdue(rows.iter().map(id).collect::<Result<_, _>>()?)
+        }
         Query::Stats { .. } => {
             Answer::Stats(Stats { queues: rows.iter().map(queue_stats).collect::<Result<_, _>>()? })
         }

@@ -93,11 +93,10 @@ impl<'c> Reader<'c> {
                 "SELECT name, value FROM checkpoint WHERE task = (SELECT seq FROM request WHERE id = ?1)
                  ORDER BY name",
             )?,
-            overdue: conn.prepare(&format!(
-                "SELECT id, {HEAD} FROM deadline CROSS JOIN task ON task.seq = deadline.task
-                     CROSS JOIN request USING (seq)
-                 WHERE at <= ?1 AND task.state <> 3 ORDER BY at, deadline.task LIMIT ?2"
-            ))?,
+            overdue: conn.prepare(
+                "SELECT id FROM deadline CROSS JOIN task ON task.seq = deadline.task CROSS JOIN request USING (seq)
+                 WHERE at <= ?1 AND task.state <> 3 ORDER BY at, deadline.task LIMIT ?2",
+            )?,
             workers: conn.prepare(&format!("SELECT {WORKER} FROM worker ORDER BY id"))?,
         })
     }
@@ -158,7 +157,7 @@ impl Reader<'_> {
             ),
             Query::Overdue { limit } => storage::Answer::Overdue(
                 self.overdue
-                    .query_and_then((now, limit), |row| Ok((TaskId::trusted(text(row, 0)?), head(row, 1)?)))?
+                    .query_and_then((now, limit), |row| text(row, 0).map(TaskId::trusted))?
                     .collect::<rusqlite::Result<_>>()?,
             ),
             Query::Stats { stale, stuck } => storage::Answer::Stats(stats(self.conn, as_of, *stale, *stuck)?),

@@ -151,8 +151,7 @@ fn a_cancel_before_another_attempt_keeps_what_the_last_one_said() {
 #[test]
 fn a_sweeper_leaves_an_attempt_that_began_meanwhile_to_its_worker() {
     let mut bench = Bench::new(deaf(), Vec::new());
-    let head = Head { state: State::Ready, rev: 1, fence: 1, cancel_requested: false };
-    bench.store.lock().overdue = vec![(TaskId::trusted("waits"), head)];
+    bench.store.lock().overdue = vec![TaskId::trusted("waits")];
     let engine = bench.engine.clone();
     let mut call = crate::fake::Run::new(async move { engine.expire_overdue(10, 1).await });
     assert!(!call.go(), "the committer runs beside it");

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use steadfast_core::name::{Queue, TaskId};
-use steadfast_core::step::Head;
 use steadfast_core::storage::{Answer, Lapsed, Query, QueueStats, Stats, TaskFilter, View, Worker};
 use steadfast_core::task::{Checkpoint, Fence, LogEntry, Parent, Task};
 use steadfast_core::{State, Timestamp};
@@ -119,18 +118,18 @@ fn workers(server: &Server) -> Vec<Worker> {
     rows(server, table::WORKER).into_iter().map(worker).collect()
 }
 
-fn overdue(server: &Server, limit: u32) -> Vec<(TaskId, Head)> {
+fn overdue(server: &Server, limit: u32) -> Vec<TaskId> {
     let now = server.now();
     let mut found: Vec<_> = rows(server, table::TASK)
         .iter()
         .filter(|row| row.as_task().state.is_waiting())
         .filter_map(|row| {
             let deadline = row.as_task().deadline_at.filter(|deadline| *deadline <= now)?;
-            Some((deadline, row.as_task().id.clone(), head(row)))
+            Some((deadline, row.as_task().id.clone()))
         })
         .collect();
-    found.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-    found.into_iter().take(limit as usize).map(|(_, id, head)| (id, head)).collect()
+    found.sort();
+    found.into_iter().take(limit as usize).map(|(_, id)| id).collect()
 }
 
 fn stats(server: &Server, stale: Duration, stuck: Duration) -> Stats {

@@ -128,7 +128,7 @@ impl<S: Storage> Bench<S> {
         }
     }
 
-    pub(super) async fn overdue(&self, limit: u32) -> Vec<(TaskId, Head)> {
+    pub(super) async fn overdue(&self, limit: u32) -> Vec<TaskId> {
         match self.view(Query::Overdue { limit }).await.answer {
             Answer::Overdue(overdue) => overdue,
             other => panic!("not the answer to a question for overdue tasks: {other:?}"),
