@@ -177,8 +177,12 @@ impl<R: Row> Session<R> {
     pub async fn commit(&mut self) -> Result<(), SessionError> {
         let server = self.shared.world.server();
         point(server, COMMIT, self.actor).await;
-        let odds = if server.is_faulty() { server.faults.lost } else { 0 };
-        match server.choices.depart(Stream::Faults, FATE, self.actor, odds, 2) {
+        let fate = match server.is_faulty() {
+            true => server.choices.depart(Stream::Faults, FATE, self.actor, server.faults.lost, 2),
+            // Nor where choices are recorded or narrowed, whose odds are others.
+            false => 0,
+        };
+        match fate {
             0 => self.end(),
             1 => {
                 self.end()?;
