@@ -2,6 +2,7 @@
 //! its decisions exist.
 
 use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,7 @@ use crate::choices::{Choices, Decision, Site, Stream};
 use crate::scenario::{BY_NAME, SCENARIOS, Scenario};
 use crate::specimens::SPECIMENS;
 use crate::storage::flaws::Flaw;
+use crate::strategy::Strategy;
 use crate::sweep::{Report, Setup};
 use crate::world::Profile;
 
@@ -33,6 +35,9 @@ pub struct Capsule {
     pub property: Option<Cow<'static, str>>,
     /// The seed that it comes from.
     pub seed: Option<u64>,
+    /// How that seed was searched.
+    #[serde(default, skip_serializing_if = "Strategy::is_default")]
+    pub strategy: Strategy,
     /// The hash of the run, in hexadecimal.
     pub hash: String,
     /// What was chosen differently from the default.
@@ -41,6 +46,12 @@ pub struct Capsule {
 
 /// Stream, site, actor, arrival and value.
 pub type Departure = (Cow<'static, str>, Cow<'static, str>, u64, u32, u32);
+
+/// The file that somebody names from a folder above the one in which a test runs: cargo runs tests in their package's.
+pub fn file_from(folder: &Path, path: &Path) -> PathBuf {
+    let named = folder.ancestors().map(|above| above.join(path));
+    named.into_iter().find(|named| named.is_file()).unwrap_or_else(|| folder.join(path))
+}
 
 /// Why a capsule can't be replayed: what, why, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +91,7 @@ impl Capsule {
             flaws: flaws.iter().map(|flaw| flaw.as_str().into()).collect(),
             property: report.headline().map(|violation| violation.property.into()),
             seed: report.seed,
+            strategy: report.strategy,
             hash: format!("{:016x}", report.hash()),
             decisions: report.decisions.iter().map(decision).collect(),
         }
@@ -147,12 +159,12 @@ impl Capsule {
     /// [`CapsuleError`] where it names what this version doesn't have.
     pub fn replay(&self) -> Result<Report, CapsuleError> {
         let report = self.setup()?.run_choices(Choices::from_decisions(self.decisions()?));
-        Ok(Report { seed: self.seed, ..report })
+        Ok(Report { seed: self.seed, strategy: self.strategy, ..report })
     }
 }
 
 /// Whatever can be run: scenarios of what ships, faulty designs and their repaired twins.
-fn all_scenarios() -> Vec<Scenario> {
+pub fn all_scenarios() -> Vec<Scenario> {
     let specimens = SPECIMENS.iter().flat_map(|specimen| [specimen.faulty, specimen.fixed]);
     SCENARIOS.iter().chain(BY_NAME).copied().chain(specimens).collect()
 }
@@ -178,7 +190,6 @@ pub fn find<T: Copy>(
 mod tests {
     use super::*;
     use crate::scenario::workers;
-    use crate::strategy::Strategy;
 
     #[test]
     fn a_capsule_is_the_run_that_it_was_made_from() {
@@ -193,7 +204,7 @@ mod tests {
             let read = Capsule::from_json(&capsule.to_json()).unwrap();
             assert_eq!(read, capsule);
             let replayed = read.replay().unwrap();
-            assert_eq!(replayed.hash(), report.hash(), "{strategy}");
+            assert_eq!((replayed.hash(), replayed.strategy), (report.hash(), strategy));
             assert_eq!(replayed.unapplied, []);
         }
     }

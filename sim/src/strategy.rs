@@ -7,10 +7,13 @@
 use std::fmt;
 use std::ops::ControlFlow;
 
+use serde::{Deserialize, Serialize};
+
 use crate::choices::{Choices, Decision, Stream};
 
 /// A way to search.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Strategy {
     /// Every choice is drawn by itself.
     #[default]
@@ -37,6 +40,11 @@ impl Strategy {
             Strategy::Pct => "pct",
             Strategy::Exhaustive { .. } => "exhaustive",
         }
+    }
+
+    /// Whether it is the one that a run has where nothing is said.
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Strategy::default()
     }
 
     /// The choices of a seed; of an exhaustive search, those of its first run, which departs from nothing.

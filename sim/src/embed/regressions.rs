@@ -8,7 +8,7 @@ use std::io::Write;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 
-use crate::capsule::{Capsule, CapsuleError};
+use crate::capsule::{Capsule, CapsuleError, file_from};
 use crate::choices::Choices;
 use crate::sweep::{Report, Setup};
 use crate::world::Profile;
@@ -132,7 +132,12 @@ pub(super) fn kept(path: &Path) -> Result<Vec<Entry>, RegressionsError> {
 }
 
 /// The runs of a test in a file that somebody gives: a failure page, or what is kept.
-pub(super) fn given(path: &Path, name: &'static str) -> Result<Vec<Entry>, RegressionsError> {
+pub(super) fn given(
+    path: &Path,
+    name: &'static str,
+    package: &Package,
+) -> Result<Vec<Entry>, RegressionsError> {
+    let path = &package.folder.as_deref().map_or_else(|| path.into(), |folder| file_from(folder, path));
     let text =
         std::fs::read_to_string(path).map_err(|error| RegressionsError::Read { path: path.into(), error })?;
     let (own, others): (Vec<Entry>, Vec<Entry>) =

@@ -3,7 +3,9 @@
 //! A capsule of what ships must hold: it failed once. A capsule with a flaw must still break its property: it shows that
 //! its decisions are met where they were made. `STEADFAST_REPLAY=FILE` replays one capsule instead, and prints its page.
 
-use steadfast_sim::capsule::Capsule;
+use std::path::Path;
+
+use steadfast_sim::capsule::{Capsule, file_from};
 use steadfast_sim::page::Page;
 use steadfast_sim::scenario::workers;
 use steadfast_sim::storage::flaws::Flaw;
@@ -16,9 +18,11 @@ const REGRESSIONS: &str = include_str!("regressions.jsonl");
 #[test]
 fn what_is_kept_replays() {
     if let Ok(file) = std::env::var("STEADFAST_REPLAY") {
-        let text =
-            std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("STEADFAST_REPLAY={file}: {error}"));
-        let report = Capsule::from_json(&text).unwrap().replay().unwrap();
+        let path = file_from(Path::new(env!("CARGO_MANIFEST_DIR")), Path::new(&file));
+        let text = std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("STEADFAST_REPLAY: {}: {error}", path.display()));
+        let replayed = Capsule::from_text(&text).and_then(|capsule| capsule.replay());
+        let report = replayed.unwrap_or_else(|error| panic!("STEADFAST_REPLAY: {}: {error}", path.display()));
         let Some(property) = report.headline().map(|violation| violation.property) else {
             println!("{report}");
             return;
