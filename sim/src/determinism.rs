@@ -33,6 +33,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use crate::history::{Entry, Event};
+use crate::sweep::Setup;
 
 /// A hash that grows with each entry of a history, and is equal for equal histories: in another process, in another
 /// build, on another thread.
@@ -116,6 +117,8 @@ pub fn hash(entries: &[Entry]) -> u64 {
 /// Where two runs part that should have been one.
 #[derive(Debug, Clone)]
 pub struct Divergence {
+    /// What was run, where that is known.
+    pub setup: Option<Setup>,
     /// The seed, where there was one.
     pub seed: Option<u64>,
     /// The number of the first event that differs.
@@ -132,19 +135,31 @@ pub struct Divergence {
 pub fn first_divergence(left: &[Entry], right: &[Entry]) -> Option<Divergence> {
     let one = |entry: &Entry| hash(std::slice::from_ref(entry));
     let same = left.iter().zip(right).take_while(|(a, b)| one(a) == one(b)).count();
-    (same < left.len().max(right.len())).then(|| Divergence {
-        seed: None,
-        number: same,
-        before: same.checked_sub(1).map(|last| left[last].clone()),
-        left: left.get(same).cloned(),
-        right: right.get(same).cloned(),
-    })
+    (same < left.len().max(right.len())).then(|| Divergence::at(same, left, right))
+}
+
+impl Divergence {
+    /// Where two runs part after as many events as they have in common.
+    pub(crate) fn at(number: usize, left: &[Entry], right: &[Entry]) -> Self {
+        Self {
+            setup: None,
+            seed: None,
+            number,
+            before: number.checked_sub(1).map(|last| left[last].clone()),
+            left: left.get(number).cloned(),
+            right: right.get(number).cloned(),
+        }
+    }
 }
 
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seed = self.seed.map_or_else(|| "the same decisions".to_owned(), |seed| format!("seed {seed}"));
-        writeln!(f, "two runs of {seed} part at event {}:", self.number)?;
+        write!(f, "two runs of {seed}")?;
+        if let Some(Setup { scenario, profile, .. }) = &self.setup {
+            write!(f, " of {} on {}", scenario.name, profile.as_str())?;
+        }
+        writeln!(f, " part at event {}:", self.number)?;
         let side = |entry: &Option<Entry>| {
             entry.as_ref().map_or_else(
                 || "(the run is over)".to_owned(),
@@ -168,7 +183,6 @@ mod tests {
 
     use super::*;
     use crate::scenario::{Goals, Scenario};
-    use crate::sweep::Setup;
     use crate::world::{Profile, World};
 
     fn crash(seconds: i64, node: &str) -> Entry {

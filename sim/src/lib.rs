@@ -14,6 +14,7 @@ pub mod faults;
 pub mod history;
 pub mod oracle;
 pub mod page;
+pub(crate) mod panics;
 pub mod scenario;
 pub mod scheduler;
 pub mod session;

@@ -370,6 +370,13 @@ impl Scheduler {
         polls
     }
 
+    /// Drops all that is left after a panic that ended [`run`](Self::run) half-way.
+    pub(crate) fn abandon(&self) {
+        NOW.set(None);
+        // What a future does when it is dropped may well panic too, in a world that has ended like this.
+        let _ = crate::panics::catch(|| self.kill_all());
+    }
+
     fn kill_all(&self) {
         let mut tasks: Vec<Task> = std::mem::take(&mut self.lock().tasks).into_iter().flatten().collect();
         tasks.sort_unstable_by_key(|task| task.number);

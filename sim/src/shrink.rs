@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::choices::{Choices, Decision, Stream};
+use crate::scenario::BOUNDS;
 use crate::scheduler::Bounds;
 use crate::sweep::Report;
 
@@ -23,8 +24,8 @@ const STEPS_FACTOR: u64 = 4;
 /// And so many more.
 const STEPS_SPARE: u64 = 50_000;
 /// While shrinking, a run that hasn't come to rest after that long counts as stuck: many times what one needs. What is
-/// left at last is judged by the whole bound.
-const TIME_MAX: Duration = Duration::from_secs(900);
+/// left at last is judged by the whole bound. A story that is long by itself has so much more than it needs.
+const TIME_SPARE: Duration = Duration::from_secs(900);
 /// Where so few departures are left, no other failure is looked for.
 const SMALL_ENOUGH: usize = 8;
 /// How many runs afresh are made for one that fails.
@@ -39,6 +40,8 @@ pub struct Shrunk {
     pub tries: u32,
     /// Whether no single departure can be left out or made smaller; otherwise it was given up after that many tries.
     pub is_minimal: bool,
+    /// Whether its decisions broke the property again at all: where they don't, the run isn't made by them alone.
+    pub is_repeatable: bool,
 }
 
 /// Shrinks a list of departures as long as `fails`, which answers with those that the failing run met.
@@ -58,12 +61,12 @@ pub fn shrink(
         }
     }
     let is_minimal = !search.is_over();
-    Shrunk { decisions: search.best, tries: search.tries, is_minimal }
+    Shrunk { decisions: search.best, tries: search.tries, is_minimal, is_repeatable: true }
 }
 
 /// Shrinks a failed run for one property; answers with the report of the smallest run that fails in the same way.
 pub fn shrink_report(report: &Report, property: &str, tries_max: u32) -> (Shrunk, Report) {
-    let bounds = Bounds { polls: report.steps * STEPS_FACTOR + STEPS_SPARE, time: TIME_MAX };
+    let bounds = bounds(report, property);
     let run = |choices: Choices| {
         let tried = report.setup.run_within(bounds, choices);
         tried.breaks(property).then_some(tried.decisions)
@@ -87,15 +90,31 @@ pub fn shrink_report(report: &Report, property: &str, tries_max: u32) -> (Shrunk
             failed_tries = 0;
         }
     }
-    let smallest = report.setup.run_choices(Choices::from_decisions(shrunk.decisions.iter().cloned()));
-    let smallest = if smallest.breaks(property) {
-        smallest
-    } else {
-        // It was only late, not stuck. Rare enough to give up.
-        shrunk = Shrunk { decisions: report.decisions.clone(), is_minimal: false, ..shrunk };
-        report.setup.run_choices(Choices::from_decisions(report.decisions.iter().cloned()))
+    let again = |decisions: &[Decision]| {
+        let again = report.setup.run_choices(Choices::from_decisions(decisions.iter().cloned()));
+        again.breaks(property).then_some(again)
     };
+    let smallest = again(&shrunk.decisions).or_else(|| {
+        // It was only late, not stuck. Rare enough to give up.
+        shrunk = Shrunk { decisions: report.decisions.clone(), is_minimal: false, ..shrunk.clone() };
+        again(&shrunk.decisions)
+    });
+    shrunk.is_repeatable = smallest.is_some();
+    let smallest = smallest.unwrap_or_else(|| report.clone());
     (shrunk, Report { seed: report.seed, strategy: report.strategy, runs: report.runs, ..smallest })
+}
+
+/// How far a run may go while this one is shrunk.
+fn bounds(report: &Report, property: &str) -> Bounds {
+    // A run in which a task never ends says nothing of the time that the story takes.
+    let needed = match property {
+        "P1" => report.setup.run_choices(Choices::from_decisions([])).virtual_time,
+        _ => report.virtual_time,
+    };
+    Bounds {
+        polls: (report.steps * STEPS_FACTOR + STEPS_SPARE).min(BOUNDS.polls),
+        time: (needed + TIME_SPARE).min(BOUNDS.time),
+    }
 }
 
 /// The sites of a list of departures, every second time without some of them.

@@ -15,6 +15,7 @@ use crate::choices::{Choices, Decision};
 use crate::determinism::{self, Divergence};
 use crate::history::{Entry, Event};
 use crate::oracle::{self, Violation};
+use crate::panics;
 use crate::scenario::{BOUNDS, Scenario};
 use crate::scheduler::{Bounds, Stuck};
 use crate::storage::flaws::Flaw;
@@ -40,7 +41,7 @@ pub struct Setup {
 }
 
 /// What a run came to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Report {
     /// What was run.
     pub setup: Setup,
@@ -50,6 +51,8 @@ pub struct Report {
     pub strategy: Strategy,
     /// How many runs it took: 1, but for an exhaustive search.
     pub runs: u64,
+    /// Whether an exhaustive search was given up before it had made all of its runs.
+    pub is_given_up: bool,
     /// Polls of all tasks.
     pub steps: u64,
     /// How long it lasted in virtual time.
@@ -94,6 +97,17 @@ impl Report {
     pub fn breaks(&self, property: &str) -> bool {
         self.violations.iter().any(|violation| violation.property == property)
     }
+
+    /// Where another run parts from this one, which should have been the same.
+    pub fn divergence(&self, again: &Report) -> Option<Box<Divergence>> {
+        if self.hash == again.hash {
+            return None;
+        }
+        // Where the histories agree the steps don't: they part in what isn't noted.
+        let unnoted = || Divergence::at(self.entries.len(), &self.entries, &again.entries);
+        let divergence = determinism::first_divergence(&self.entries, &again.entries).unwrap_or_else(unnoted);
+        Some(Box::new(Divergence { setup: Some(self.setup.clone()), seed: self.seed, ..divergence }))
+    }
 }
 
 impl Setup {
@@ -104,9 +118,14 @@ impl Setup {
 
     /// Runs one seed; an exhaustive search runs until something is broken, and reports on its first run if nothing is.
     pub fn run_with(&self, strategy: Strategy, seed: u64) -> Report {
+        self.run_while(strategy, seed, &|| true)
+    }
+
+    /// The same; an exhaustive search is given up as soon as `go_on` says no.
+    pub fn run_while(&self, strategy: Strategy, seed: u64, go_on: &dyn Fn() -> bool) -> Report {
         let report = match strategy {
             Strategy::Random | Strategy::Pct => self.run_choices(strategy.choices(seed)),
-            Strategy::Exhaustive { departures } => self.enumerate(seed, departures),
+            Strategy::Exhaustive { departures } => self.enumerate(seed, departures, go_on),
         };
         Report { seed: Some(seed), strategy, ..report }
     }
@@ -119,14 +138,19 @@ impl Setup {
     /// Runs from any choices within these bounds.
     pub fn run_within(&self, bounds: Bounds, choices: Choices) -> Report {
         let world = World::new(choices.clone(), self.profile, self.flaws.iter().copied());
-        let outcome = world.scheduler().run(bounds, (self.scenario.run)(world.clone()));
+        let played = panics::catch(|| world.scheduler().run(bounds, (self.scenario.run)(world.clone())));
         let entries = world.history().take_entries();
         // Where time ran out everybody had more than enough of it; a test that failed has broken off.
         let has_failed = matches!(entries.last().map(|entry| &entry.event), Some(Event::Asserted { .. }));
-        let at_rest = !has_failed && !matches!(outcome, Err(Stuck::Polls(_)));
+        let at_rest = !has_failed && matches!(played, Ok(Ok(()) | Err(Stuck::Time(_))));
         let mut violations = oracle::judge(&entries, at_rest);
-        if let Err(stuck) = outcome {
-            violations.push(of_stuck(&stuck, &world));
+        match played {
+            Ok(Ok(())) => {}
+            Ok(Err(stuck)) => violations.push(of_stuck(&stuck, &world)),
+            Err(said) => {
+                world.scheduler().abandon();
+                violations.push(of_panic(said));
+            }
         }
         let steps = world.scheduler().polls();
         Report {
@@ -134,6 +158,7 @@ impl Setup {
             seed: None,
             strategy: Strategy::Random,
             runs: 1,
+            is_given_up: false,
             steps,
             virtual_time: entries.last().map(|entry| entry.at.since(EPOCH)).unwrap_or_default(),
             decisions: choices.departures(),
@@ -146,18 +171,24 @@ impl Setup {
         }
     }
 
-    fn enumerate(&self, workload: u64, departures_max: u32) -> Report {
+    fn enumerate(&self, workload: u64, departures_max: u32, go_on: &dyn Fn() -> bool) -> Report {
         let enumeration = Enumeration { workload, departures_max, runs_max: ENUMERATED_RUNS_MAX };
         let mut runs = 0;
+        // Broken off with the run that broke something, or with nothing.
         let enumerated = enumeration.each(|choices| {
+            if !go_on() {
+                return ControlFlow::Break(None);
+            }
             let report = self.run_choices(choices.clone());
             runs += 1;
-            if report.violations.is_empty() { ControlFlow::Continue(()) } else { ControlFlow::Break(report) }
+            let is_broken = !report.violations.is_empty();
+            if is_broken { ControlFlow::Break(Some(report)) } else { ControlFlow::Continue(()) }
         });
+        let is_given_up = matches!(enumerated, Enumerated::GivenUp | Enumerated::Found(None, _));
         match enumerated {
-            Enumerated::Found(report, _) => Report { runs, ..report },
-            Enumerated::All(_) | Enumerated::GivenUp => {
-                Report { runs, ..self.run_choices(Choices::enumerated(workload, [])) }
+            Enumerated::Found(Some(report), _) => Report { runs, ..report },
+            Enumerated::All(_) | Enumerated::GivenUp | Enumerated::Found(None, _) => {
+                Report { runs, is_given_up, ..self.run_choices(Choices::enumerated(workload, [])) }
             }
         }
     }
@@ -167,21 +198,11 @@ impl Setup {
     /// # Errors
     /// [`Divergence`] where it wasn't the same run.
     pub fn run_twice(&self, seed: u64) -> Result<Report, Box<Divergence>> {
-        let (first, second) = (self.run(seed), self.run(seed));
-        if first.hash == second.hash {
-            return Ok(first);
+        let report = self.run(seed);
+        match report.divergence(&self.run(seed)) {
+            None => Ok(report),
+            Some(divergence) => Err(divergence),
         }
-        // Where the histories agree the steps don't: they part in what isn't noted.
-        let nothing = || Divergence {
-            seed: None,
-            number: first.entries.len(),
-            before: first.entries.last().cloned(),
-            left: None,
-            right: None,
-        };
-        let divergence =
-            determinism::first_divergence(&first.entries, &second.entries).unwrap_or_else(nothing);
-        Err(Box::new(Divergence { seed: Some(seed), ..divergence }))
     }
 
     /// Runs seeds until one breaks a property; answers with its report.
@@ -216,6 +237,10 @@ fn of_stuck(stuck: &Stuck, world: &World) -> Violation {
     Violation { property: "P1", meaning: "an accepted task ends", what, task }
 }
 
+fn of_panic(said: String) -> Violation {
+    Violation { property: "panic", meaning: "nothing but a handler panics", what: said, task: None }
+}
+
 /// Many seeds on several threads. The threads are outside of every simulation: each run is one thread's alone.
 #[derive(Debug, Clone)]
 pub struct Sweep {
@@ -232,20 +257,33 @@ pub struct Sweep {
 /// What a sweep came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// How many runs there were: of each seed, one for each setup.
+    /// How often a seed was run on a setup.
+    pub searches: u64,
+    /// How many runs that took: one each, but for an exhaustive search.
     pub runs: u64,
     /// How many of them broke something, or weren't the same when they were run again.
     pub failures: u64,
     /// How many were run again to see that.
     pub reruns: u64,
-    /// In how many runs each goal of their scenarios was reached.
-    pub goals: BTreeMap<&'static str, u64>,
+    /// In how many runs each goal was reached. Of an exhaustive search only what departs from nothing is looked at.
+    pub goals: BTreeMap<Goal, u64>,
     /// Polls of all runs.
     pub steps: u64,
     /// Virtual time of all runs.
     pub virtual_time: Duration,
     /// A number that is equal for equal runs, in whatever order they were made.
     pub hash: u64,
+}
+
+/// What must happen sometimes, in a scenario on a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Goal {
+    /// In words.
+    pub what: &'static str,
+    /// In which scenario.
+    pub scenario: &'static str,
+    /// On which store.
+    pub profile: Profile,
 }
 
 /// What a sweep tells while it goes on.
@@ -271,12 +309,12 @@ impl Sweep {
                 let (sender, next, go_on, stopped) = (sender.clone(), &next, &go_on, &stopped);
                 scope.spawn(move || {
                     while !stopped.load(Ordering::Relaxed) && go_on() {
-                        let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= self.seeds.end {
-                            break;
-                        }
+                        let seed = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seed| {
+                            (seed < self.seeds.end).then(|| seed + 1)
+                        });
+                        let Ok(seed) = seed else { break };
                         for setup in &self.setups {
-                            if sender.send(self.one(setup, seed)).is_err() {
+                            if sender.send(self.one(setup, seed, go_on)).is_err() {
                                 return;
                             }
                         }
@@ -292,10 +330,13 @@ impl Sweep {
         swept
     }
 
-    fn one(&self, setup: &Setup, seed: u64) -> (Swept, News) {
+    fn one(&self, setup: &Setup, seed: u64, go_on: &dyn Fn() -> bool) -> (Swept, News) {
         let is_rerun = self.strategy == Strategy::Random && seed.is_multiple_of(SEEDS_PER_RERUN);
-        let report = if is_rerun { setup.run_twice(seed) } else { Ok(setup.run_with(self.strategy, seed)) };
-        let mut part = Swept { runs: 1, reruns: u64::from(is_rerun), ..Swept::default() };
+        let report = match is_rerun {
+            true => setup.run_twice(seed),
+            false => Ok(setup.run_while(self.strategy, seed, go_on)),
+        };
+        let mut part = Swept { searches: 1, runs: 1, reruns: u64::from(is_rerun), ..Swept::default() };
         let report = match report {
             Ok(report) => report,
             Err(divergence) => return (Swept { failures: 1, ..part }, News::Parted(divergence)),
@@ -303,7 +344,9 @@ impl Sweep {
         part.runs = report.runs;
         let goals = setup.scenario.goals;
         let reached = (goals.reached)(&report.entries);
-        part.goals = goals.of(setup.profile).map(|goal| (goal, u64::from(reached.contains(goal)))).collect();
+        let (scenario, profile) = (setup.scenario.name, setup.profile);
+        let of = |what| (Goal { what, scenario, profile }, u64::from(reached.contains(what)));
+        part.goals = goals.of(profile).map(of).collect();
         part.steps = report.steps;
         part.virtual_time = report.virtual_time;
         part.hash = report.hash ^ seed.rotate_left(32);
@@ -316,7 +359,8 @@ impl Sweep {
 
 impl Swept {
     fn add(&mut self, part: Swept) {
-        let Swept { runs, failures, reruns, goals, steps, virtual_time, hash } = part;
+        let Swept { searches, runs, failures, reruns, goals, steps, virtual_time, hash } = part;
+        self.searches += searches;
         self.runs += runs;
         self.failures += failures;
         self.reruns += reruns;
@@ -329,7 +373,7 @@ impl Swept {
     }
 
     /// The goals that no run reached.
-    pub fn missed(&self) -> Vec<&'static str> {
+    pub fn missed(&self) -> Vec<Goal> {
         self.goals.iter().filter(|(_, runs)| **runs == 0).map(|(goal, _)| *goal).collect()
     }
 }
@@ -344,14 +388,26 @@ impl fmt::Display for Report {
                 let Setup { scenario, profile, .. } = &self.setup;
                 let seed = self.seed.map_or_else(|| "recorded".to_owned(), |seed| format!("seed {seed}"));
                 let seconds = self.virtual_time.as_secs_f64();
-                write!(
-                    f,
-                    "{} on {}, {seed}: holds; hash {:016x}, {} steps, {seconds:.1} s of virtual time",
-                    scenario.name,
-                    profile.as_str(),
-                    self.hash,
-                    self.steps
-                )
+                let (name, profile) = (scenario.name, profile.as_str());
+                write!(f, "{name} on {profile}, {seed}: ")?;
+                match (self.strategy, self.is_given_up) {
+                    (Strategy::Exhaustive { departures }, false) => {
+                        write!(
+                            f,
+                            "holds in all {} runs with at most {departures} departures; without any: ",
+                            self.runs
+                        )?;
+                    }
+                    (Strategy::Exhaustive { .. }, true) => {
+                        write!(
+                            f,
+                            "nothing was found in {} runs, then it was given up; without departures: ",
+                            self.runs
+                        )?;
+                    }
+                    (Strategy::Random | Strategy::Pct, _) => write!(f, "holds; ")?,
+                }
+                write!(f, "hash {:016x}, {} steps, {seconds:.1} s of virtual time", self.hash, self.steps)
             }
         }
     }

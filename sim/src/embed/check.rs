@@ -52,8 +52,13 @@ pub struct Passed {
 pub enum Failure {
     /// A run broke a property, or the test's own assertion: its page.
     Broken(Box<Page>),
-    /// The same seed wasn't the same run: the test, its handlers or its fakes read what isn't drawn from the seed.
-    Parted(Box<Divergence>),
+    /// The same choices weren't the same run: the test, its handlers or its fakes read what isn't drawn from the seed.
+    Parted {
+        /// Where two runs part.
+        divergence: Box<Divergence>,
+        /// What makes both again.
+        command: String,
+    },
     /// What is kept can't be replayed.
     Regressions(RegressionsError),
 }
@@ -63,7 +68,7 @@ impl Failure {
     pub fn page(&self) -> Option<&Page> {
         match self {
             Failure::Broken(page) => Some(page),
-            Failure::Parted(_) | Failure::Regressions(_) => None,
+            Failure::Parted { .. } | Failure::Regressions(_) => None,
         }
     }
 }
@@ -72,7 +77,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Broken(page) => page.fmt(f),
-            Failure::Parted(divergence) => divergence.fmt(f),
+            Failure::Parted { divergence, command } => write!(f, "{divergence}\nAgain:\n  {command}"),
             Failure::Regressions(error) => error.fmt(f),
         }
     }
@@ -218,7 +223,8 @@ impl Run<'_> {
         }
         if let Some(seed) = settings.seed.filter(|_| !is_script) {
             for setup in self.setups() {
-                self.judge(setup.run(seed), &mut passed)?;
+                let report = setup.run_twice(seed).map_err(|divergence| self.parted(divergence))?;
+                self.judge(report, &mut passed)?;
             }
             return Ok(passed);
         }
@@ -249,7 +255,7 @@ impl Run<'_> {
 
     /// The runs in the file that `STEADFAST_REPLAY` names.
     fn replay(&self, path: &Path, passed: &mut Passed) -> Result<(), Failure> {
-        for entry in regressions::given(path, self.check.name)? {
+        for entry in regressions::given(path, self.check.name, &self.package)? {
             let report = entry.replay(&self.setup(entry.profile()?))?;
             passed.runs += 1;
             passed.stale.extend(entry.stale(&report));
@@ -307,7 +313,7 @@ impl Run<'_> {
         passed.runs += swept.runs;
         match found {
             Some((_, News::Broke(report))) => self.judge(*report, passed),
-            Some((_, News::Parted(divergence))) => Err(Failure::Parted(divergence)),
+            Some((_, News::Parted(divergence))) => Err(self.parted(divergence)),
             Some((_, News::Held)) | None => Ok(()),
         }
     }
@@ -316,8 +322,10 @@ impl Run<'_> {
     fn judge(&self, report: Report, passed: &mut Passed) -> Result<(), Failure> {
         passed.runs += 1;
         let Some(property) = report.headline().map(|violation| violation.property) else { return Ok(()) };
-        let seed = report.seed;
-        let profile = report.setup.profile.as_str();
+        let again = report.setup.run_choices(Choices::from_decisions(report.decisions.iter().cloned()));
+        if let Some(divergence) = report.divergence(&again).filter(|_| !again.breaks(property)) {
+            return Err(self.parted(divergence));
+        }
         let page = Page::of(&report, property);
         let capsule = page.capsule();
         let kept = (!self.check.is_script)
@@ -328,13 +336,23 @@ impl Run<'_> {
                 Ok(false) => format!("It was kept before, in {}.", path.display()),
                 Err(why) => format!("It could not be kept: {why}."),
             });
-        let command = match seed {
-            Some(seed) => format!("STEADFAST_SEED={seed:#x} STEADFAST_PROFILE={profile} {}", self.command()),
-            None => self.command(),
-        };
+        let command = self.command_of(report.seed, Some(report.setup.profile));
         let line = (!self.check.is_script).then(|| capsule.to_json());
         let ending = ending(kept.as_deref(), line.as_deref(), &command);
         Err(Failure::Broken(Box::new(page.ending_with(ending))))
+    }
+
+    fn parted(&self, divergence: Box<Divergence>) -> Failure {
+        let profile = divergence.setup.as_ref().map(|setup| setup.profile);
+        Failure::Parted { command: self.command_of(divergence.seed, profile), divergence }
+    }
+
+    /// What makes a run of this test again.
+    fn command_of(&self, seed: Option<u64>, profile: Option<Profile>) -> String {
+        let seed = seed.map(|seed| format!("STEADFAST_SEED={seed:#x} ")).unwrap_or_default();
+        let of_seed = profile.filter(|_| !seed.is_empty());
+        let profile = of_seed.map(|profile| format!("STEADFAST_PROFILE={} ", profile.as_str()));
+        format!("{seed}{}{}", profile.unwrap_or_default(), self.command())
     }
 
     /// What runs this test again.

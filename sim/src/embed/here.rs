@@ -1,21 +1,17 @@
 //! Where a thread is in a simulation: whose future is being polled, so that a fake that the test owns can note what
-//! was done to it, and a panic is told on the page rather than on the terminal.
+//! was done to it.
 
-use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
-use std::sync::{Arc, Once};
+use std::cell::RefCell;
+use std::sync::Arc;
 
 use steadfast_core::TaskId;
 
 use crate::history::Event;
+use crate::panics;
 use crate::world::World;
 
 thread_local! {
     static HERE: RefCell<Option<Arc<Here>>> = const { RefCell::new(None) };
-    /// How deep in calls whose panics are caught.
-    static CATCHING: Cell<u32> = const { Cell::new(0) };
-    /// What the last of them said.
-    static SAID: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// Whose future is being polled.
@@ -58,32 +54,6 @@ impl Drop for Restore {
 
 /// Acts there. A panic is an error that says what the panic said, and where.
 pub(super) fn act<T>(here: &Arc<Here>, act: impl FnOnce() -> T) -> Result<T, String> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let otherwise = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if CATCHING.get() > 0 {
-                SAID.set(Some(words(panic)));
-            } else {
-                otherwise(panic);
-            }
-        }));
-    });
     let _restore = Restore(HERE.replace(Some(here.clone())));
-    CATCHING.set(CATCHING.get() + 1);
-    let caught = catch_unwind(AssertUnwindSafe(act));
-    CATCHING.set(CATCHING.get() - 1);
-    caught.map_err(|payload| {
-        // `resume_unwind` doesn't pass the hook.
-        let said = SAID.take().or_else(|| payload.downcast_ref::<String>().cloned());
-        said.unwrap_or_else(|| "a panic without words".to_owned())
-    })
-}
-
-/// One line: `assert_eq!` says its sides on lines of their own.
-fn words(panic: &PanicHookInfo<'_>) -> String {
-    let said = panic.payload_as_str().unwrap_or("a panic without words");
-    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let place = panic.location().map(|place| format!(" ({}:{})", place.file(), place.line()));
-    lines.join("; ") + &place.unwrap_or_default()
+    panics::catch(act)
 }

@@ -31,6 +31,7 @@ struct FromWhat {
     decisions: usize,
     tries: u32,
     is_minimal: bool,
+    is_repeatable: bool,
     runs: u64,
 }
 
@@ -53,6 +54,7 @@ impl Page {
             decisions: report.decisions.len(),
             tries: shrunk.tries,
             is_minimal: shrunk.is_minimal,
+            is_repeatable: shrunk.is_repeatable,
             runs: report.runs,
         };
         Page { shrunk: Some(from), ..Self::as_it_is(smallest, property) }
@@ -159,6 +161,12 @@ impl Page {
             write!(f, "shrunk    from {decisions} decisions to {left} in {tries} tries")?;
             writeln!(f, "{}", if is_minimal { "" } else { ", then given up" })?;
         }
+        if self.shrunk.is_some_and(|from| !from.is_repeatable) {
+            writeln!(
+                f,
+                "          run again, the same decisions broke nothing: the run depends on something else, too"
+            )?;
+        }
         let seconds = virtual_time.as_secs_f64();
         writeln!(
             f,
@@ -174,8 +182,12 @@ impl Page {
         writeln!(f, "Again:")?;
         if let Some(seed) = seed {
             write!(f, "  steadfast sim run --scenario {} --profile {profile} --seed {seed}", scenario.name)?;
-            if *strategy != Strategy::Random {
-                write!(f, " --strategy {strategy}")?;
+            match strategy {
+                Strategy::Random => {}
+                Strategy::Pct => write!(f, " --strategy {strategy}")?,
+                Strategy::Exhaustive { departures } => {
+                    write!(f, " --strategy {strategy} --departures {departures}")?;
+                }
             }
             for flaw in flaws {
                 write!(f, " --flaw {}", flaw.as_str())?;
@@ -301,6 +313,7 @@ mod tests {
             seed: Some(7),
             strategy: Strategy::Random,
             runs: 1,
+            is_given_up: false,
             steps: 1_234,
             virtual_time: Duration::from_secs(90),
             decisions: vec![

@@ -156,8 +156,45 @@ fn a_handler_that_is_no_function_of_the_seed_is_caught() {
         Ok(())
     };
     let failure = few("leak").run(test).unwrap_err();
-    assert!(matches!(failure, Failure::Parted(_)), "{failure}");
-    assert!(failure.to_string().contains("two runs of seed 0 part at event"), "{failure}");
+    assert!(matches!(failure, Failure::Parted { .. }), "{failure}");
+    let told = failure.to_string();
+    assert!(told.contains("two runs of seed 0 of leak on postgres part at event"), "{told}");
+    assert!(told.contains("STEADFAST_SEED=0x0 STEADFAST_PROFILE=postgres cargo test"), "{told}");
+}
+
+#[test]
+fn a_test_that_fails_now_and_then_is_told_to_be_no_function_of_the_seed() {
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    let test = |world: TestWorld| async move {
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        world.workers(1).handle("quick", done);
+        world.client().submit(Task::new("quick")).await?;
+        // One without faults, the first seed twice, then the others.
+        assert_ne!(run, 4, "it fails now and then");
+        Ok(())
+    };
+    let check = few("now_and_then").profiles([Profile::Postgres]);
+    let failure = check.run(test).unwrap_err();
+    assert!(matches!(failure, Failure::Parted { .. }), "{failure}");
+    assert!(failure.to_string().contains("it fails now and then"), "{failure}");
+}
+
+#[test]
+fn a_panic_outside_of_every_handler_has_a_page() {
+    struct Careless;
+    impl Drop for Careless {
+        fn drop(&mut self) {
+            panic!("dropped carelessly");
+        }
+    }
+    let test = |world: TestWorld| async move {
+        world.world().start("careless", 100).spawn("drops", async { drop(Careless) });
+        world.at_rest().await;
+        Ok(())
+    };
+    let failure = few("careless").run(test).unwrap_err();
+    let page = failure.page().unwrap_or_else(|| panic!("{failure}")).to_string();
+    assert!(page.contains("panic is broken") && page.contains("dropped carelessly (sim/tests"), "{page}");
 }
 
 #[test]
