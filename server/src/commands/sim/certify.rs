@@ -44,7 +44,7 @@ pub(super) fn certify(
         Some(postgres) => found.fixed(Store::Postgres, &mut postgres.stage),
         None => found.recorded(Store::Postgres),
     }
-    let bar = progress(args.programs * 2, out);
+    let bar = progress(args.programs.saturating_mul(2), out);
     for seed in args.seed..args.seed.saturating_add(args.programs) {
         if interrupted.is_set() {
             break;

@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use steadfast::StoreUrl;
-use steadfast_sim::capsule::{CapsuleError, find};
+use steadfast_sim::capsule::{CapsuleError, all_scenarios, find};
 use steadfast_sim::oracle::Violation;
-use steadfast_sim::scenario::{BY_NAME, SCENARIOS, Scenario, workers};
+use steadfast_sim::scenario::{SCENARIOS, Scenario, workers};
 use steadfast_sim::storage::flaws::Flaw;
 use steadfast_sim::strategy::Strategy;
 use steadfast_sim::sweep::Setup;
@@ -199,6 +199,8 @@ pub struct Bench {
 /// Does it on a thread of its own: a simulation has an executor of its own, which can't run inside of this one.
 pub(super) async fn sim(args: Sim, store: Option<&StoreUrl>, out: Out) -> Result<ExitCode, Failure> {
     let store = store.cloned();
+    let stops_itself =
+        matches!(args.command, SimCommand::Sweep(_) | SimCommand::Table(_) | SimCommand::Certify(_));
     let interrupted = Interrupted::default();
     let flag = interrupted.clone();
     let done = tokio::task::spawn_blocking(move || match args.command {
@@ -214,6 +216,9 @@ pub(super) async fn sim(args: Sim, store: Option<&StoreUrl>, out: Out) -> Result
     let done = tokio::select! {
         done = &mut done => done,
         _ = tokio::signal::ctrl_c() => {
+            if !stops_itself {
+                std::process::exit(Exit::Interrupted as i32);
+            }
             interrupted.0.store(true, Ordering::Relaxed);
             tokio::select! {
                 done = &mut done => done,
@@ -246,9 +251,10 @@ impl What {
 
     /// Every scenario asked for on every profile asked for.
     fn setups(&self) -> Result<Vec<Setup>, Failure> {
-        let scenarios = match BY_NAME.iter().find(|scenario| scenario.name == self.scenario) {
-            Some(scenario) => vec![*scenario],
-            None => one_or_all("scenario", &self.scenario, SCENARIOS, |scenario: &Scenario| scenario.name)?,
+        // Those that fail on purpose only who names them gets.
+        let scenarios = match self.scenario.as_str() {
+            "all" => SCENARIOS.to_vec(),
+            name => vec![find("scenario", name, &all_scenarios(), |scenario| scenario.name)?],
         };
         let profiles = one_or_all("profile", &self.profile, &Profile::ALL, |profile| profile.as_str())?;
         let flaws: Vec<Flaw> = self

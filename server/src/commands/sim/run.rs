@@ -70,6 +70,7 @@ fn report_json(report: &Report) -> Value {
         "virtual_s": report.virtual_time.as_secs_f64(),
         "violations": violations,
         "runs": report.runs,
+        "given_up": report.is_given_up,
         "decisions": report.decisions.len(),
     })
 }

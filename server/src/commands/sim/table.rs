@@ -72,10 +72,10 @@ fn measure(
         jobs,
         &searches,
         |(subject, strategy)| {
-            let finds = finds(subject, *strategy, args, interrupted, &bar);
-            Line::of(subject, *strategy, args.repeat.get(), &finds)
+            let finds = finds(subject, *strategy, args, interrupted, &bar)?;
+            Some(Line::of(subject, *strategy, args.repeat.get(), &finds))
         },
-        |line| if interrupted.is_set() { Ok(()) } else { bar.suspend(|| tell(line)) },
+        |line| line.map_or(Ok(()), |line| bar.suspend(|| tell(line))),
     )?;
     bar.finish_and_clear();
     Ok(())
@@ -148,21 +148,22 @@ fn in_order<T: Sync, R: Send>(
     })
 }
 
-/// What the searches for one specimen found, each from seeds of its own.
+/// What the searches for one specimen found, each from seeds of its own; nothing where they were interrupted.
 fn finds(
     subject: &Subject,
     strategy: Strategy,
     args: &Table,
     interrupted: &Interrupted,
     bar: &ProgressBar,
-) -> Vec<Find> {
+) -> Option<Vec<Find>> {
     let search = |search| {
         bar.set_message(subject.name);
         let find = Find::of(subject, strategy, search, args.seeds_max, interrupted);
         bar.inc(1);
         find
     };
-    (0..args.repeat.get()).filter_map(search).collect()
+    let finds = (0..args.repeat.get()).filter_map(search).collect();
+    (!interrupted.is_set()).then_some(finds)
 }
 
 impl Find {
