@@ -36,6 +36,25 @@ fn ctrl_c_ends_a_wait_and_not_the_task() {
     server.stop();
 }
 
+/// It has nothing to tell before it is through, so it ends like any other command.
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_ends_a_search_that_tells_nothing_before_its_end() {
+    let place = Place::new();
+    let search = ["sim", "run", "--strategy", "exhaustive", "--departures", "4"];
+    let mut command = heeding_ctrl_c(&place.command(&search), &place);
+    let mut process = Process(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let status = format!("/proc/{}/status", process.0.id());
+    until("Ctrl-C has a handler", || {
+        let status = std::fs::read_to_string(&status).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+        (caught >> (Signal::INT.as_raw() - 1) & 1 == 1).then_some(())
+    });
+    process.signal(Signal::INT);
+    assert_eq!(process.ended().code(), Some(130));
+}
+
 /// The command as a terminal starts it: what a script leaves in the background inherits that Ctrl-C is ignored, and these
 /// tests may run there.
 fn heeding_ctrl_c(command: &Command, place: &Place) -> Command {

@@ -88,6 +88,51 @@ fn what_a_sweep_finds_replays_from_its_capsule() {
 }
 
 #[test]
+fn the_command_on_the_page_of_a_specimen_runs_it_again() {
+    let place = Place::new();
+    let page = run(&place, &["sim", "specimens", "await-under-lock"]);
+    let page = String::from_utf8_lossy(&page.stdout).into_owned();
+    let command = page.lines().find_map(|line| line.trim().strip_prefix("steadfast ")).expect("a command");
+    let again = run(&place, &command.split(' ').collect::<Vec<_>>());
+    assert_eq!(again.status.code(), Some(1), "{command}: {again:?}");
+}
+
+#[test]
+fn seeds_that_there_are_not_are_refused_and_an_end_that_is_far_is_none() {
+    let place = Place::new();
+    let nowhere = run(&place, &["sim", "sweep", "--start", "0xffffffffffffffff", "--seeds", "1"]);
+    assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
+    let unkept = run(&place, &["sim", "sweep", "--seeds", "1", "--keep", "/dev/null/kept"]);
+    assert_eq!(unkept.status.code(), Some(1), "{unkept:?}");
+    assert_eq!(String::from_utf8_lossy(&unkept.stdout), "", "it isn't begun");
+    let all = u64::MAX.to_string();
+    let args = ["sim", "sweep", "--scenario", "plain", "--profile", "all", "--seeds", &all, "--time", "10ms"];
+    let swept = run(&place, &[&args[..], &["--json"]].concat());
+    let summary = lines(&swept.stdout).pop().unwrap();
+    assert_eq!(summary["runs"].as_u64(), summary["seeds"].as_u64().map(|seeds| seeds * 2), "{summary}");
+    let of = |rate: &str| summary[rate].as_f64().unwrap();
+    assert!((of("runs_per_s") / of("seeds_per_s") - 2.0).abs() < 0.01, "{summary}");
+}
+
+#[test]
+fn an_exhaustive_search_says_how_much_it_has_seen() {
+    let place = Place::new();
+    let search =
+        ["sim", "run", "--scenario", "incident-3-no-dispatcher", "--strategy", "exhaustive", "--departures"];
+    let all = run(&place, &[&search[..], &["0"]].concat());
+    let told = String::from_utf8_lossy(&all.stdout).into_owned();
+    assert!(told.contains("holds in all 1 runs with at most 0 departures"), "{told}");
+    let sweep = ["sim", "sweep", "--strategy", "exhaustive", "--seeds", "1", "--time", "2s", "--json"];
+    let swept = run(
+        &place,
+        &[&sweep[..], &["--scenario", "incident-3-no-dispatcher", "--profile", "sqlite"]].concat(),
+    );
+    let summary = lines(&swept.stdout).pop().unwrap();
+    assert_eq!((swept.status.code(), &summary["seeds"]), (Some(0), &1.into()), "{summary}");
+    assert!(summary["runs"].as_u64() >= Some(1), "{summary}");
+}
+
+#[test]
 fn what_does_not_exist_is_named_with_what_does() {
     let output = run(&Place::new(), &["sim", "run", "--scenario", "gone"]);
     assert_eq!(output.status.code(), Some(3), "{output:?}");

@@ -133,3 +133,13 @@ fn reached(entries: &[Entry]) -> BTreeSet<&'static str> {
     let did = |entry: &Entry| if let Event::Did { what } = entry.event { Some(what) } else { None };
     entries.iter().filter_map(did).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::holds_and_reaches_its_goals;
+
+    #[test]
+    fn sessions_conflict_and_lose_nothing() {
+        holds_and_reaches_its_goals(&super::SCENARIO);
+    }
+}
