@@ -34,10 +34,8 @@ pub(super) async fn run(
     temporary: TemporaryFailure,
 ) -> Verdict {
     let mut orders = context.orders();
-    if options.server.is_some() && command.environment == Environment::Inherited {
-        // The server stands for the store that this process may have been told of: a command line refuses both.
-        let inherited = std::env::vars_os().filter(|(name, _)| name != "STEADFAST_STORE");
-        command.env.splice(0..0, inherited);
+    if command.environment == Environment::Inherited {
+        command.env.splice(0..0, inherited(options));
         command.environment = Environment::Exact;
     }
     command.env.extend(variables(context, options));
@@ -89,6 +87,25 @@ pub(super) async fn run(
         tracing::warn!(task = %context.task_id(), "a process left the command's group and may still run");
     }
     judge(context, finished, &last_stderr.text(), temporary)
+}
+
+/// What a command is told of its own attempt, some of it only where there is something to say.
+const OF_THE_ATTEMPT: [&str; 6] = [
+    "STEADFAST_TASK_ID",
+    "STEADFAST_ATTEMPT",
+    "STEADFAST_FENCE",
+    "STEADFAST_SLOT",
+    "STEADFAST_OUTPUT",
+    "STEADFAST_CHECKPOINTS",
+];
+
+/// This process's own variables, as far as they hold for its commands, too. It may itself run in an attempt, such as a
+/// `steadfast run` in a script that another one runs: what that was told isn't true of this one.
+fn inherited(options: &Options) -> impl Iterator<Item = (OsString, OsString)> {
+    // The server stands for the store that this process may have been told of: a command line refuses both.
+    let instead = options.server.is_some().then_some("STEADFAST_STORE");
+    let is_left_out = move |name: &OsString| OF_THE_ATTEMPT.iter().chain(&instead).any(|out| name == out);
+    std::env::vars_os().filter(move |(name, _)| !is_left_out(name))
 }
 
 /// What the command is told about its attempt.

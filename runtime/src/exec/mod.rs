@@ -4,13 +4,14 @@
 //! This is the glue between a task and a process: it knows what the subprocess contract makes of an attempt, and
 //! leaves processes to [`subprocess`](crate::subprocess) and states to the core.
 //!
-//! The contract, in short. stdin is the payload. The environment has `STEADFAST_TASK_ID`, `STEADFAST_ATTEMPT`,
-//! `STEADFAST_FENCE`, `STEADFAST_SLOT` where there is one, `STEADFAST_SERVER` where there is one, and
-//! `STEADFAST_OUTPUT`: what the command writes to that file is the task's output, and nothing else is; a last line on
-//! stdout isn't, because programs print there what they like. Both streams go into the task's log. A line on stdout may be
-//! a directive: `::progress 40 half of it`, `::checkpoint NAME JSON`, `::alias ID`; on a later attempt
-//! `STEADFAST_CHECKPOINTS` names a file with the checkpoints, one JSON object. Exit 0 succeeded, 65 failed for good, 75 gives the
-//! attempt back and asks to come again, any other code or a signal is a failed attempt.
+//! The contract, in short. stdin is the payload. The environment is the worker's, without what that may have been told of
+//! an attempt that it runs in itself. It has `STEADFAST_TASK_ID`, `STEADFAST_ATTEMPT`, `STEADFAST_FENCE`,
+//! `STEADFAST_SLOT` where there is one, `STEADFAST_SERVER` where there is one, and `STEADFAST_OUTPUT`: what the command
+//! writes to that file is the task's output, and nothing else is; a last line on stdout isn't, because programs print
+//! there what they like. Both streams go into the task's log. A line on stdout may be a directive:
+//! `::progress 40 half of it`, `::checkpoint NAME JSON`, `::alias ID`; on a later attempt `STEADFAST_CHECKPOINTS` names a
+//! file with the checkpoints, one JSON object. Exit 0 succeeded, 65 failed for good, 75 gives the attempt back and asks to
+//! come again, any other code or a signal is a failed attempt.
 
 mod attempt;
 mod lines;

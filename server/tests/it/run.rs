@@ -113,6 +113,27 @@ fn attempts_are_made_here_until_one_succeeds() {
     assert_eq!((done.code, &*done.stdout), (0, "attempt 1\nattempt 2\n"));
 }
 
+/// A script that `steadfast run` runs may itself say `steadfast run`, or start a worker.
+#[test]
+fn what_another_attempt_was_told_is_not_inherited() {
+    let place = Place::with(
+        r#"[handlers.tells]
+exec = ["sh", "-c", 'printf "[\"%s\",\"%s\"]" "$STEADFAST_SLOT" "$STEADFAST_CHECKPOINTS" > "$STEADFAST_OUTPUT"']
+"#,
+    );
+    let inside = |args: &[&str]| {
+        let mut command = place.command(args);
+        command.env("STEADFAST_SLOT", "x").env("STEADFAST_CHECKPOINTS", "y");
+        command
+    };
+    let script = r#"printf "<%s><%s>" "$STEADFAST_SLOT" "$STEADFAST_CHECKPOINTS""#;
+    let done = Done::of(&inside(&["run", "--", "sh", "-c", script]).output().unwrap());
+    assert_eq!((done.code, &*done.stdout), (0, "<><>"), "{done:?}");
+    let worker = Process(inside(&["worker"]).stderr(Stdio::null()).spawn().unwrap());
+    assert_eq!(place.json(&["submit", "tells", "--wait"])["output"], serde_json::json!(["", ""]));
+    drop(worker);
+}
+
 #[test]
 fn a_command_waits_for_its_slot() {
     let place = Place::new();
