@@ -150,7 +150,7 @@ pub(super) async fn diagnose(args: cli::One, target: &Target, out: Out) -> Resul
 }
 
 pub(super) async fn list(args: cli::List, target: &Target, out: Out) -> Result<ExitCode, Failure> {
-    let filter = TaskFilter {
+    let mut filter = TaskFilter {
         state: args.state,
         queue: args.queue,
         slot: args.slot,
@@ -159,7 +159,18 @@ pub(super) async fn list(args: cli::List, target: &Target, out: Out) -> Result<E
         limit: args.limit,
         ..TaskFilter::default()
     };
-    let TasksJson { tasks, next } = target.backend(Missing::Refuse).await?.list(filter).await?;
+    let backend = target.backend(Missing::Refuse).await?;
+    let mut tasks = Vec::new();
+    // Where tasks are large a page has fewer than were asked for, and isn't the last.
+    let next = loop {
+        let TasksJson { tasks: of_page, next } = backend.list(filter.clone()).await?;
+        filter.limit = filter.limit.saturating_sub(u32::try_from(of_page.len()).unwrap_or(u32::MAX));
+        tasks.extend(of_page);
+        filter.before = next.clone().filter(|_| filter.limit > 0).map(TaskId::trusted);
+        if filter.before.is_none() {
+            break next;
+        }
+    };
     out.write(&tasks, |out| show::tasks(out, &tasks))?;
     if let (Some(next), true) = (next, std::io::stderr().is_terminal()) {
         note(format_args!("older ones follow: --cursor {next}"));

@@ -173,6 +173,15 @@ fn large_tasks_come_in_smaller_pages() {
     let seen = [ids(&rest), ids(&first)].concat().into_iter().collect::<std::collections::BTreeSet<_>>();
     assert_eq!(seen.len(), 40);
     assert!(ids(&first).len() < 40 && ids(&first)[0] == "t39", "{:?}", ids(&first));
+    // The command goes on from page to page until it has what was asked for.
+    for way in both.ways() {
+        for (limit, found) in [("100", 40), ("33", 33)] {
+            let listed = place.json(&[&way[..], &["list", "--limit", limit]].concat());
+            let ids = ids(&json!({ "tasks": listed }));
+            let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
+            assert_eq!((ids.len(), distinct.len()), (found, found), "{way:?}: {ids:?}");
+        }
+    }
     // Everybody is looked at who waits, page by page.
     let doctor = place.run(&["--server", &both.server.url, "doctor"]);
     assert!([doctor.stdout, doctor.stderr].concat().contains("where 40 tasks are ready"));
