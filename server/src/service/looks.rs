@@ -19,6 +19,8 @@ const LIST_TOGETHER: u32 = 32;
 const LIST_BYTES_MAX: usize = 16 << 20;
 /// The most lines of a log in one answer.
 pub const LOG_LINES_MAX: u32 = 1_000;
+/// How long after a look for lines the next one comes at the earliest: a busy store hints at something all the time.
+const LOG_LOOKS_APART: Duration = Duration::from_millis(100);
 
 impl<S: Storage, C: Clock> Service<S, C> {
     /// A task as soon as it has ended, or its revision is later than `after`, or `wait` is over.
@@ -112,18 +114,16 @@ impl<S: Storage, C: Clock> Service<S, C> {
         wait: Duration,
     ) -> Result<LogJson, Problem> {
         let mut hints = self.engine.hints();
-        let until = self.engine.clock().now() + wait;
+        let clock = self.engine.clock();
+        let until = clock.now() + wait;
+        // The state before the lines, here and below: once the task has ended nothing is added to them.
+        let (task, mut state) = self.found(id).await?;
         loop {
-            // The task before its lines: once it has ended nothing is added to them.
-            let Some(task) = self.engine.task(id).await? else { return Err(no_task(id)) };
-            let query = Query::Log { task: task.id.clone(), after, limit };
-            let entries = match self.engine.read(&query).await?.answer {
-                Answer::Log(entries) => entries,
-                other => return Err(mismatch(&other)),
-            };
+            let looked_at = clock.now();
+            let entries = self.engine.log(&task, after, limit).await?;
             let is_full = u64::try_from(entries.len()).is_ok_and(|found| found >= u64::from(limit));
-            let complete = task.state.is_terminal() && !is_full;
-            let left = until.since(self.engine.clock().now());
+            let complete = state.is_terminal() && !is_full;
+            let left = until.since(clock.now());
             if !entries.is_empty() || complete || left.is_zero() {
                 let (fence, number) = entries.last().map_or(after, |entry| (entry.fence, entry.number));
                 let lines = entries.iter().map(Into::into).collect();
@@ -132,8 +132,24 @@ impl<S: Storage, C: Clock> Service<S, C> {
             tokio::select! {
                 biased;
                 _ = hints.wait() => {}
-                () = self.engine.clock().sleep(left.min(WAIT_POLL)) => {}
+                () = clock.sleep(left.min(WAIT_POLL)) => {}
             }
+            let now = clock.now();
+            clock.sleep(LOG_LOOKS_APART.saturating_sub(now.since(looked_at)).min(until.since(now))).await;
+            let heads = self.engine.heads(vec![task.clone()]).await?;
+            let Some((_, head)) = heads.first() else { return Err(no_task(id)) };
+            state = head.state;
+        }
+    }
+
+    /// A task's own id, and its state. The whole task, which may be large, is read only of one that is named by an alias.
+    async fn found(&self, id: &TaskId) -> Result<(TaskId, State), Problem> {
+        if let Some((id, head)) = self.engine.heads(vec![id.clone()]).await?.into_iter().next() {
+            return Ok((id, head.state));
+        }
+        match self.engine.task(id).await? {
+            Some(task) => Ok((task.id, task.state)),
+            None => Err(no_task(id)),
         }
     }
 
