@@ -5,11 +5,13 @@ mod acts;
 mod houses;
 mod looks;
 
+use std::collections::BTreeSet;
+
 use futures_util::future::join_all;
 use steadfast::core::engine::{Cancelled, Engine, Submitted};
 use steadfast::core::step::Refusal;
 use steadfast::core::storage::Answer;
-use steadfast::{Clock, NewTask, State, Storage, StoreId, TaskId, TokioClock};
+use steadfast::{Clock, NewTask, Slot, State, Storage, StoreId, TaskId, TokioClock};
 
 use crate::config::Config;
 use crate::request::{FieldError, TaskRequest};
@@ -74,14 +76,14 @@ impl<S: Storage, C: Clock> Service<S, C> {
     /// answered as it alone would have been.
     pub async fn submit_all(&self, submissions: Vec<Result<Submission, Problem>>) -> Vec<ItemJson> {
         let mut answers = Vec::with_capacity(submissions.len());
-        let mut together: Vec<Result<Submission, Problem>> = Vec::new();
+        let mut together = Together::default();
         for submission in submissions {
-            if submission.as_ref().is_ok_and(|submission| is_after_any(submission, &together)) {
-                answers.extend(self.submit_together(std::mem::take(&mut together)).await);
+            if submission.as_ref().is_ok_and(|submission| together.must_precede(submission)) {
+                answers.extend(self.submit_together(std::mem::take(&mut together).submissions).await);
             }
             together.push(submission);
         }
-        answers.extend(self.submit_together(together).await);
+        answers.extend(self.submit_together(together.submissions).await);
         answers
     }
 
@@ -115,14 +117,28 @@ impl<S: Storage, C: Clock> Service<S, C> {
     }
 }
 
-/// Whether a task waits for one of these, or may be refused because of one: then their order matters.
-fn is_after_any(submission: &Submission, earlier: &[Result<Submission, Problem>]) -> bool {
-    let parents = &submission.task.parents;
-    let slot = submission.task.slot.as_ref().map(|(slot, _)| slot);
-    earlier.iter().flatten().any(|earlier| {
-        parents.iter().any(|parent| parent.id == earlier.task.id)
-            || (slot.is_some() && slot == earlier.task.slot.as_ref().map(|(slot, _)| slot))
-    })
+/// Tasks whose order among each other doesn't matter, and by what it would matter to those that follow.
+#[derive(Debug, Default)]
+struct Together {
+    submissions: Vec<Result<Submission, Problem>>,
+    ids: BTreeSet<TaskId>,
+    slots: BTreeSet<Slot>,
+}
+
+impl Together {
+    fn push(&mut self, submission: Result<Submission, Problem>) {
+        if let Ok(Submission { task, .. }) = &submission {
+            self.ids.insert(task.id.clone());
+            self.slots.extend(task.slot.as_ref().map(|(slot, _)| slot.clone()));
+        }
+        self.submissions.push(submission);
+    }
+
+    /// Whether a task waits for one of these, or may be refused because of one: then their order matters.
+    fn must_precede(&self, Submission { task, .. }: &Submission) -> bool {
+        task.parents.iter().any(|parent| self.ids.contains(&parent.id))
+            || task.slot.as_ref().is_some_and(|(slot, _)| self.slots.contains(slot))
+    }
 }
 
 fn item(submitted: Result<SubmittedJson, Problem>) -> ItemJson {
