@@ -357,16 +357,19 @@ impl Said {
     }
 
     fn log_line(&mut self, at: Moment, stream: Stream, text: &str) {
-        let bytes = text.len().min(LOG_LINE_BYTES_MAX);
         // Once something was dropped all that follows is, too: a log has no holes before its last line.
-        if self.log.lines_dropped > 0 || self.log.bytes + bytes + LOG_LINE_COST > LOG_BYTES_MAX {
-            self.log.lines_dropped += 1;
-            self.log.bytes_dropped += bytes as u64;
-            return;
+        if self.log.lines_dropped == 0 {
+            // Counted as it is kept: what stands there for a NUL is longer.
+            let kept = storable(text, LOG_LINE_BYTES_MAX);
+            let bytes = self.log.bytes + kept.len() + LOG_LINE_COST;
+            if bytes <= LOG_BYTES_MAX {
+                self.log.bytes = bytes;
+                self.push_line(at, stream, kept);
+                return;
+            }
         }
-        let text = storable(text, LOG_LINE_BYTES_MAX);
-        self.log.bytes += text.len() + LOG_LINE_COST;
-        self.push_line(at, stream, text);
+        self.log.lines_dropped += 1;
+        self.log.bytes_dropped += text.len().min(LOG_LINE_BYTES_MAX) as u64;
     }
 
     /// Says what isn't there.

@@ -123,6 +123,23 @@ fn a_log_is_bounded_and_its_last_line_says_what_is_missing() {
 }
 
 #[test]
+fn a_log_is_bounded_as_it_is_kept() {
+    let handlers = work(|context: Context| async move {
+        for _ in 0..200 {
+            // Each NUL is kept as three bytes.
+            context.log("\0".repeat(2_800));
+        }
+        Verdict::done(*b"")
+    });
+    let bench = Bench::new(handlers, vec![lease("a")]);
+    let lines = bench.store.reports().remove(0).lines;
+    let (last, kept) = lines.split_last().expect("there are lines");
+    let bytes: usize = kept.iter().map(|line| line.text.len() + LOG_LINE_COST).sum();
+    assert_eq!(bytes, 124 * (3 * 2_800 + LOG_LINE_COST), "and one more would be too much");
+    assert!(last.text.starts_with("76 more lines of 212800 bytes were dropped"), "{}", last.text);
+}
+
+#[test]
 fn empty_lines_are_bounded_too() {
     let handlers = work(|context: Context| async move {
         context.log("\n".repeat(2 * LOG_BYTES_MAX));
