@@ -1,7 +1,10 @@
 //! What an HTTP request carries: bodies and headers.
 
+use std::collections::BTreeMap;
+
 use axum::http::HeaderValue;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use steadfast::core::engine;
 use steadfast_server::api;
 use steadfast_server::request::{Defaults, TaskRequest};
@@ -18,6 +21,9 @@ pub(crate) const BODY: Target =
 /// Where a stream of events goes on.
 pub(crate) const EVENT_ID: Target =
     Target { name: "event_id", about: "the headers Last-Event-ID and Idempotency-Key", run: headers };
+
+/// The fields of a submit that are a name or a number: such a value has one meaning, and is sent on as it stands there.
+const PLAIN: [&str; 8] = ["kind", "id", "key", "queue", "slot", "priority", "attempts", "rescues"];
 
 fn submit(bytes: &[u8]) {
     match api::bulk(bytes) {
@@ -43,8 +49,10 @@ fn task(json: &[u8]) {
             return;
         }
     };
-    let again = TaskRequest::from_json(request.to_json().as_bytes());
+    let written = request.to_json();
+    let again = TaskRequest::from_json(written.as_bytes());
     assert_eq!(again.as_ref(), Ok(&request), "it is sent on as it came");
+    assert_eq!(plain(written.as_bytes()), plain(json), "it is what was said");
     assert!(!request.kind.is_reserved());
     let has_id = request.id.clone();
     let task = request.into_task(&Defaults::default());
@@ -54,6 +62,18 @@ fn task(json: &[u8]) {
     } else {
         assert!(task.attempts_max > 0 && !task.timeout.is_zero());
     }
+}
+
+/// What the plain fields say, read without the code that is tried. A null says nothing, and a priority of 0 is the default.
+fn plain(json: &[u8]) -> BTreeMap<&'static str, Value> {
+    // The others aren't read: a payload is any JSON, also what isn't a `Value`.
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(json).expect("it was read as an object");
+    let said = PLAIN.into_iter().filter_map(|name| {
+        let value: Value = serde_json::from_str(fields.get(name)?.get()).expect("a name or a number");
+        let is_default = value.is_null() || (name == "priority" && value == 0);
+        (!is_default).then_some((name, value))
+    });
+    said.collect()
 }
 
 fn body(bytes: &[u8]) {
