@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use steadfast::core::handler::Orders;
+use steadfast::core::report::LOG_LINE_COST;
 use steadfast::core::step::Report;
 use steadfast::core::storage::Lease;
-use steadfast::core::task::{Backoff, CHECKPOINT_NAME_BYTES_MAX, LOG_LINE_BYTES_MAX, PROGRESS_BYTES_MAX};
+use steadfast::core::task::{
+    Backoff, CHECKPOINT_NAME_BYTES_MAX, LOG_BYTES_MAX, LOG_LINE_BYTES_MAX, PROGRESS_BYTES_MAX,
+};
 use steadfast::core::time::Moment;
 use steadfast::exec;
 use steadfast::subprocess::{Directive, LineSplitter, Piece, Stream, directive};
@@ -18,13 +21,15 @@ use crate::Target;
 
 pub(crate) const TARGET: Target = Target {
     name: "output_lines",
-    about: "the longest piece, the length of the chunks, then what a command prints",
+    about: "the longest piece, the length of the chunks, how often it is printed, then what a command prints",
     run,
 };
 
 fn run(bytes: &[u8]) {
-    let [longest, length, output @ ..] = bytes else { return };
-    let (bytes_max, length) = (usize::from(*longest) + 1, usize::from(*length) + 1);
+    let [longest, length, times, output @ ..] = bytes else { return };
+    let (bytes_max, length) = (piece_bytes_max(*longest), usize::from(*length) + 1);
+    // Again and again, so that few bytes come to the limits of a line and of a log: at most a MiB of libFuzzer's 4 KiB.
+    let output = output.repeat(usize::from(*times) + 1);
     let context = context();
     let mut splitter = LineSplitter::new(bytes_max);
     let mut whole = Vec::new();
@@ -48,8 +53,14 @@ fn run(bytes: &[u8]) {
         }
     }
     splitter.finish().map(&mut take);
-    assert_eq!(whole, output, "every byte arrives once, in order");
+    assert!(whole == output, "every byte arrives once, in order");
     can_be_stored(&context.reported());
+}
+
+/// Short ones, each by itself, for where lines are cut; and some up to twice what a line of a log can be.
+fn piece_bytes_max(byte: u8) -> usize {
+    let byte = usize::from(byte);
+    if byte < 128 { byte + 1 } else { (byte - 127) * 256 }
 }
 
 /// A directive is read as it was written, and is what a task can have.
@@ -88,12 +99,14 @@ fn can_be_stored(report: &Report) {
     if let Some(progress) = &report.progress {
         assert!(progress.percent <= 100 && progress.message.len() <= PROGRESS_BYTES_MAX, "{progress:?}");
     }
-    let mut number = 0;
+    let (mut number, mut bytes) = (0, 0);
     for line in &report.lines {
         assert!(line.text.len() <= LOG_LINE_BYTES_MAX && !line.text.contains(['\n', '\0']), "{line:?}");
         assert_eq!(line.number, number + 1, "lines are numbered one by one");
         number = line.number;
+        bytes += line.text.len() + LOG_LINE_COST;
     }
+    assert!(bytes <= LOG_BYTES_MAX, "a log of {bytes} bytes");
     for checkpoint in &report.checkpoints {
         assert!((1..=CHECKPOINT_NAME_BYTES_MAX).contains(&checkpoint.name.len()), "{checkpoint:?}");
     }
