@@ -11,7 +11,7 @@ mod names;
 mod simulation;
 mod units;
 
-pub use simulation::{Simulated, simulate};
+pub use simulation::{SIMULATED, Simulated, simulate};
 
 /// Something to be fuzzed.
 #[derive(Debug, Clone, Copy)]

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use steadfast_fuzz::TARGETS;
+use steadfast_fuzz::{SIMULATED, TARGETS};
+use steadfast_sim::scenario::SCENARIOS;
 
 /// The most files that a target's corpus has: it is minimised before it is committed.
 const FILES_MAX: usize = 200;
@@ -50,4 +51,15 @@ fn targets_binaries_and_corpora_are_the_same() {
     for name in names {
         assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "fuzz/Cargo.toml: {name}");
     }
+}
+
+/// A scenario without a byte would never be fuzzed.
+#[test]
+fn every_scenario_has_a_byte() {
+    let sorted = |mut names: Vec<&'static str>| {
+        names.sort_unstable();
+        names
+    };
+    let there = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+    assert_eq!(sorted(SIMULATED.to_vec()), sorted(there), "a new scenario goes to the end of `SIMULATED`");
 }
