@@ -1,9 +1,11 @@
 //! All that the fuzzer found worth keeping still holds.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use steadfast_fuzz::{SIMULATED, TARGETS};
 use steadfast_sim::scenario::SCENARIOS;
+use steadfast_sim::world::Profile;
 
 /// The most files that a target's corpus has: it is minimised before it is committed.
 const FILES_MAX: usize = 200;
@@ -62,4 +64,18 @@ fn every_scenario_has_a_byte() {
     };
     let there = SCENARIOS.iter().map(|scenario| scenario.name).collect();
     assert_eq!(sorted(SIMULATED.to_vec()), sorted(there), "a new scenario goes to the end of `SIMULATED`");
+}
+
+#[test]
+fn the_corpus_has_every_scenario_on_every_store() {
+    let files = std::fs::read_dir(folder().join("simulation")).unwrap();
+    let firsts: BTreeSet<u8> =
+        files.filter_map(|file| std::fs::read(file.unwrap().path()).unwrap().first().copied()).collect();
+    for (scenario, name) in (0_u8..).zip(SIMULATED) {
+        for (store, profile) in (0_u8..).zip(Profile::ALL) {
+            let first = scenario * 2 + store;
+            let store = profile.as_str();
+            assert!(firsts.contains(&first), "no input begins with {first}: {name} on {store}");
+        }
+    }
 }
