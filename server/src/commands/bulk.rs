@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{Out, Target, tell};
+use super::{Out, Target, blocking, tell};
 use crate::api::BULK_BYTES_MAX;
 use crate::backend::{Backend, Missing};
 use crate::config::Config;
@@ -23,6 +23,9 @@ const SET_TASKS_MAX: usize = 500;
 const SET_BYTES_MAX: usize = BULK_BYTES_MAX / 2;
 /// The longest line.
 const LINE_BYTES_MAX: usize = 128 << 20;
+
+/// Lines: the number of each, and what it asks for or why not.
+type Set = Vec<(usize, Result<TaskRequest, ItemJson>)>;
 
 /// What became of a line.
 #[derive(Serialize)]
@@ -47,10 +50,14 @@ pub(super) async fn submit(
     target: &Target,
     out: Out,
 ) -> Result<ExitCode, Failure> {
-    let mut input = Input::open(file)?;
+    let path = file.to_owned();
+    let mut input = blocking(move || Input::open(&path)).await?;
     let backend = target.backend(Missing::Create).await?;
     let mut tally = Tally::default();
-    while let Some(set) = input.next_set()? {
+    loop {
+        let set;
+        (input, set) = input.read_on().await;
+        let Some(set) = set? else { break };
         let first = set.first().map_or(0, |(line, _)| *line);
         let bytes = input.bytes;
         let is_alone = set.len() == 1;
@@ -89,11 +96,7 @@ fn too_large(line: usize, failure: &Failure) -> LineJson {
 }
 
 /// Submits a set; the answers are in the order of its lines.
-async fn answers(
-    backend: &Backend,
-    set: Vec<(usize, Result<TaskRequest, ItemJson>)>,
-    config: &Config,
-) -> Result<Vec<LineJson>, Failure> {
+async fn answers(backend: &Backend, set: Set, config: &Config) -> Result<Vec<LineJson>, Failure> {
     let mut lines = Vec::with_capacity(set.len());
     let mut requests = Vec::with_capacity(set.len());
     let mut places = Vec::with_capacity(set.len());
@@ -141,7 +144,7 @@ impl Tally {
 
 /// The file, line by line.
 struct Input {
-    lines: Box<dyn BufRead>,
+    lines: Box<dyn BufRead + Send>,
     name: String,
     line: usize,
     /// A line that didn't fit into the last set.
@@ -153,7 +156,7 @@ struct Input {
 impl Input {
     fn open(file: &Path) -> Result<Self, Failure> {
         let name = file.display().to_string();
-        let (lines, length): (Box<dyn BufRead>, Option<u64>) = if file == Path::new("-") {
+        let (lines, length): (Box<dyn BufRead + Send>, Option<u64>) = if file == Path::new("-") {
             (Box::new(BufReader::new(io::stdin())), None)
         } else {
             let open = |error| Failure::new(Exit::Usage, format!("--bulk: {name}: {error}"));
@@ -173,9 +176,17 @@ impl Input {
         Ok(Self { lines, name, line: 0, held: None, bytes: 0, bar })
     }
 
-    /// The next lines that aren't empty, with their numbers; none at the end.
-    #[allow(clippy::type_complexity, reason = "a line's number, and what it asks for or why not")]
-    fn next_set(&mut self) -> Result<Option<Vec<(usize, Result<TaskRequest, ItemJson>)>>, Failure> {
+    /// The next set. Whoever writes the lines may take their time.
+    async fn read_on(mut self) -> (Self, Result<Option<Set>, Failure>) {
+        blocking(move || {
+            let set = self.next_set();
+            (self, set)
+        })
+        .await
+    }
+
+    /// The next lines that aren't empty; none at the end.
+    fn next_set(&mut self) -> Result<Option<Set>, Failure> {
         let mut set = Vec::new();
         let mut bytes = 0;
         while set.len() < SET_TASKS_MAX {

@@ -48,7 +48,7 @@ pub(crate) fn main() -> ExitCode {
     let json = cli.global.json;
     let done = start_logging(&cli.command).and_then(|()| runtime(&cli.command)).and_then(|runtime| {
         let done = runtime.block_on(dispatch_unless_interrupted(cli, &matches));
-        // A call to a server may last on its thread for as long as a long poll does.
+        // A call to a server may last on its thread for as long as a long poll does, and what reads stdin for ever.
         runtime.shutdown_background();
         done
     });
@@ -104,6 +104,15 @@ async fn dispatch_unless_interrupted(cli: Cli, matches: &ArgMatches) -> Result<E
 async fn interrupted() {
     if run::is_ignored(SignalKind::interrupt()) || tokio::signal::ctrl_c().await.is_err() {
         std::future::pending().await
+    }
+}
+
+/// Does on a thread of its own what may block for ever, as reading from a terminal does: Ctrl-C is heard meanwhile, and
+/// whoever hears it leaves that thread behind.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     }
 }
 

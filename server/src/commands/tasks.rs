@@ -9,7 +9,7 @@ use steadfast::core::storage::TaskFilter;
 use steadfast::core::task::{Due, OnConflict, PAYLOAD_BYTES_MAX};
 use steadfast::{Kind, TaskId};
 
-use super::{Out, Target, note, tell};
+use super::{Out, Target, blocking, note, tell};
 use crate::backend::{Backend, Missing};
 use crate::cli;
 use crate::config::Config;
@@ -40,7 +40,12 @@ pub(super) async fn submit(args: cli::Submit, target: &Target, out: Out) -> Resu
             "no handler for kind {kind:?} is configured here: the task waits until a worker comes that has one"
         ));
     }
-    let mut request = request(kind, args)?;
+    // Whoever writes to our stdin, or to a pipe that has a name, may take their time.
+    let payload = match args.payload.clone() {
+        Some(text) => blocking(move || payload(&text)).await?,
+        None => Vec::new(),
+    };
+    let mut request = request(kind, payload, args);
     if !joins {
         // Known here, it can be asked after where the answer is lost. A task with an id of its own can't join another.
         request.id.get_or_insert_with(steadfast::task_id);
@@ -76,9 +81,8 @@ fn unanswered(failure: Failure, id: Option<&TaskId>) -> Failure {
     }
 }
 
-fn request(kind: Kind, args: cli::Submit) -> Result<TaskRequest, Failure> {
-    let payload = args.payload.as_deref().map(payload).transpose()?.unwrap_or_default();
-    Ok(TaskRequest {
+fn request(kind: Kind, payload: Vec<u8>, args: cli::Submit) -> TaskRequest {
+    TaskRequest {
         id: args.id,
         key: args.key,
         queue: args.queue,
@@ -95,7 +99,7 @@ fn request(kind: Kind, args: cli::Submit) -> Result<TaskRequest, Failure> {
         rescues: args.rescues,
         timeout: args.timeout,
         ..TaskRequest::new(kind, payload)
-    })
+    }
 }
 
 /// The bytes of a payload: a file or stdin as they are; what stands on the command line must be JSON, so that a

@@ -1,5 +1,6 @@
 //! Ctrl-C in a command that waits: it ends at once and says so by its exit code, and the task goes on.
 
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,8 @@ use crate::place::{Place, Process, Server, until};
 
 /// A long poll, which is under way then, lasts a minute.
 const AT_ONCE: Duration = Duration::from_secs(20);
+/// How many lines of a bulk are stored together.
+const SET_TASKS: usize = 500;
 
 #[test]
 fn ctrl_c_ends_a_wait_and_not_the_task() {
@@ -36,21 +39,53 @@ fn ctrl_c_ends_a_wait_and_not_the_task() {
     server.stop();
 }
 
+#[test]
+fn ctrl_c_ends_what_reads_stdin() {
+    let place = Place::new();
+    for args in [["submit", "elsewhere", "--payload", "-"].as_slice(), &["submit", "--bulk", "-"]] {
+        let mut command = heeding_ctrl_c(&place.command(args), &place);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = Process(command.spawn().unwrap());
+        until("it hears Ctrl-C", || catches_ctrl_c(&process).then_some(()));
+        process.signal(Signal::INT);
+        let asked = Instant::now();
+        // Its stdin stays open.
+        assert_eq!(process.ended().code(), Some(130), "{args:?}");
+        assert!(asked.elapsed() < AT_ONCE, "{args:?}: after {:?}", asked.elapsed());
+        assert!(process.stderr().contains("interrupted"), "{args:?}");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_bulk_between_its_lines() {
+    let place = Place::new();
+    place.json(&["migrate"]);
+    let mut command = heeding_ctrl_c(&place.command(&["submit", "--bulk", "-"]), &place);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut process = Process(command.spawn().unwrap());
+    // A whole set: it is stored before there is a next line.
+    let lines = "{\"kind\":\"elsewhere\"}\n".repeat(SET_TASKS);
+    process.0.stdin.as_mut().unwrap().write_all(lines.as_bytes()).unwrap();
+    until("they are stored", || place.has_tasks().then_some(()));
+    process.signal(Signal::INT);
+    assert_eq!(process.ended().code(), Some(130));
+}
+
+/// Whether the process has a handler for SIGINT.
+fn catches_ctrl_c(process: &Process) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(mask.trim(), 16).unwrap() >> (Signal::INT.as_raw() - 1) & 1 == 1
+}
+
 /// It has nothing to tell before it is through, so it ends like any other command.
-#[cfg(target_os = "linux")]
 #[test]
 fn ctrl_c_ends_a_search_that_tells_nothing_before_its_end() {
     let place = Place::new();
     let search = ["sim", "run", "--strategy", "exhaustive", "--departures", "4"];
     let mut command = heeding_ctrl_c(&place.command(&search), &place);
     let mut process = Process(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
-    let status = format!("/proc/{}/status", process.0.id());
-    until("Ctrl-C has a handler", || {
-        let status = std::fs::read_to_string(&status).unwrap();
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
-        let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
-        (caught >> (Signal::INT.as_raw() - 1) & 1 == 1).then_some(())
-    });
+    until("Ctrl-C has a handler", || catches_ctrl_c(&process).then_some(()));
     process.signal(Signal::INT);
     assert_eq!(process.ended().code(), Some(130));
 }
