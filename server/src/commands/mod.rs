@@ -122,7 +122,7 @@ async fn dispatch(cli: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Serve(args) => serve::serve(args, target.store()?, cli.global.token, out).await,
         Command::Worker(args) => worker::worker(args, target.store()?, out).await,
-        Command::Run(args) => run::run(args, target.store().map_err(run::failed)?, out).await,
+        Command::Run(args) => run::run(args, target.store_of_run()?, out).await,
         Command::Submit(args) => tasks::submit(args, &target, out).await,
         Command::Status(args) => tasks::status(args, &target, out).await,
         Command::List(args) => tasks::list(args, &target, out).await,
@@ -301,6 +301,19 @@ impl Target {
                 "this command works on a store, {}, and not through the server that STEADFAST_SERVER names",
                 self.store
             ));
+        }
+        Ok(&self.store)
+    }
+
+    /// The store for `run`, which makes one where there is none. In a handler's command a server is named and no store:
+    /// what is recorded then belongs to the server's store, and nobody would look for it in a new one.
+    fn store_of_run(&self) -> Result<&StoreUrl, Failure> {
+        self.refuse_server()?;
+        if self.server.is_some() && !self.store_is_named {
+            let what = "`run` works on a store, and only a server is named, by STEADFAST_SERVER";
+            let help =
+                format!("give --store with the server's own store, or --store {DEFAULT_STORE} for one here");
+            return Err(Failure::new(Exit::Usage, what).help(help));
         }
         Ok(&self.store)
     }

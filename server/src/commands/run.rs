@@ -35,7 +35,7 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 const STORE_FAILURES_MAX: u32 = 60;
 
 /// A failure of Steadfast's own: `run` has an exit code for that, since the others are the command's.
-pub(super) fn failed(failure: Failure) -> Failure {
+fn failed(failure: Failure) -> Failure {
     match failure.exit {
         Exit::Usage => failure,
         _ => failure.exit(Exit::RunFailed),

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::place::{Done, Place, Process, until};
+use crate::place::{Done, Place, Process, sqlite, until};
 
 #[test]
 fn a_command_runs_and_its_output_and_code_are_ours() {
@@ -68,6 +68,25 @@ fn each_end_has_its_exit_code() {
         let said = if error.is_empty() { done.stderr.is_empty() } else { done.stderr.contains(error) };
         assert!(said, "{args:?}: {done:?}");
     }
+}
+
+/// As in a command of a server's handler.
+#[test]
+fn where_only_a_server_is_named_nothing_runs() {
+    let place = Place::new();
+    for args in [&["run", "--", "touch", "ran"][..], &["run", "--resume", "a"]] {
+        let mut command = place.command(args);
+        let done = Done::of(&command.env("STEADFAST_SERVER", "http://127.0.0.1:1").output().unwrap());
+        assert_eq!((done.code, &*done.stdout), (2, ""), "{done:?}");
+        assert!(
+            done.stderr.contains("only a server is named") && done.stderr.contains("--store"),
+            "{done:?}"
+        );
+    }
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+    let mut named = place.command(&["--store", &sqlite(&place), "run", "--", "echo", "here"]);
+    let done = Done::of(&named.env("STEADFAST_SERVER", "http://127.0.0.1:1").output().unwrap());
+    assert_eq!((done.code, &*done.stdout), (0, "here\n"), "{done:?}");
 }
 
 #[test]
