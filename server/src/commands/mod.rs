@@ -19,6 +19,8 @@ mod relay;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
@@ -46,6 +48,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let json = cli.global.json;
+    let relays = matches!(cli.command, Command::Run(_));
     let done = start_logging(&cli.command).and_then(|()| runtime(&cli.command)).and_then(|runtime| {
         let done = runtime.block_on(dispatch_unless_interrupted(cli, &matches));
         // A call to a server may last on its thread for as long as a long poll does, and what reads stdin for ever.
@@ -55,8 +58,13 @@ pub(crate) fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(failure) => {
-            tell(&failure, json);
-            ExitCode::from(failure.exit as u8)
+            let code = ExitCode::from(failure.exit as u8);
+            if relays {
+                in_time(move || tell(&failure, json));
+            } else {
+                tell(&failure, json);
+            }
+            code
         }
     }
 }
@@ -198,6 +206,25 @@ fn tell(failure: &Failure, json: bool) {
 /// Says something on stderr that isn't an error.
 pub(crate) fn note(text: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "steadfast: {text}");
+}
+
+/// How long a reader of stderr may stand still.
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
+
+/// Says something on stderr, where what a command prints may have filled it already: on a thread of its own, which is
+/// left behind when nobody reads on.
+fn in_time(say: impl FnOnce() + Clone + Send + 'static) {
+    let (said, heard) = mpsc::channel::<()>();
+    let on_thread = say.clone();
+    let thread = thread::Builder::new().spawn(move || {
+        on_thread();
+        drop(said);
+    });
+    match thread {
+        // Nothing is sent: the thread's end is what is waited for.
+        Ok(_) => drop(heard.recv_timeout(HEARD_WITHIN)),
+        Err(_) => say(),
+    }
 }
 
 /// How soon it is noticed that nobody reads stdout any more.

@@ -38,7 +38,8 @@ struct Piece {
 pub(super) struct Written {
     /// Answered when somebody who read our stdout or stderr has gone.
     pub(super) reader_gone: oneshot::Receiver<()>,
-    thread: thread::JoinHandle<()>,
+    /// Dropped by the thread at its end.
+    done: oneshot::Receiver<()>,
 }
 
 impl Relay {
@@ -46,8 +47,12 @@ impl Relay {
     pub(super) fn start() -> io::Result<(Self, Written)> {
         let (lines, mut pieces) = mpsc::channel(LINES_MAX);
         let (gone, reader_gone) = oneshot::channel();
-        let thread = thread::Builder::new().name("output".into()).spawn(move || write(&mut pieces, gone))?;
-        Ok((Self { lines, attempt: Arc::default() }, Written { reader_gone, thread }))
+        let (ended, done) = oneshot::channel();
+        thread::Builder::new().name("output".into()).spawn(move || {
+            write(&mut pieces, gone);
+            drop(ended);
+        })?;
+        Ok((Self { lines, attempt: Arc::default() }, Written { reader_gone, done }))
     }
 
     /// SIGKILL to the command, now.
@@ -68,9 +73,13 @@ impl Relay {
 }
 
 impl Written {
-    /// Waits until everything is written; every [`Relay`] must be gone.
-    pub(super) fn finish(self) {
-        let _ = self.thread.join();
+    /// Waits until everything is written; every [`Relay`] must be gone. Where a reader stands still that is never: an
+    /// attempt that was given up may still hold its lines, and waits for the reader as we do.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves the thread behind.
+    pub(super) async fn finish(self) {
+        let _ = self.done.await;
     }
 }
 

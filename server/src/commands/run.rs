@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::adopt::{only, run_kind};
 use super::relay::{Relay, Written};
-use super::{Out, json_line, note};
+use super::{Out, blocking, in_time, json_line, note};
 use crate::backend::{Missing, open};
 use crate::cli;
 use crate::failure::{Exit, Failure};
@@ -33,6 +33,8 @@ const WAIT: Duration = Duration::from_secs(3600);
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How often the store may fail in a row before we give up waiting.
 const STORE_FAILURES_MAX: u32 = 60;
+/// How long whoever reads us may stand still once the command was ended or given up.
+const READER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A failure of Steadfast's own: `run` has an exit code for that, since the others are the command's.
 fn failed(failure: Failure) -> Failure {
@@ -163,24 +165,32 @@ impl Here {
         // A process that is still stopping has its grace; a second signal ends that, too.
         let drained = worker.drain();
         tokio::pin!(drained);
+        let mut late = None;
         let drained = loop {
             tokio::select! {
                 drained = &mut drained => break drained,
-                _ = signals.next() => relay.kill(),
+                signal = signals.next() => {
+                    late = Some(signal);
+                    relay.kill();
+                }
             }
         };
         let exit = relay.exit();
         drop(relay);
-        written.finish();
-        let interrupt = interrupted?;
+        // What a command printed that ended by itself is for its reader, however slow that is.
+        let hurried = exit.is_none() || late.is_some() || !matches!(interrupted, Ok(None));
+        let patience = hurried.then_some(READER_PATIENCE);
+        let mut all_read = for_reader(written.finish(), patience, &mut signals, &mut late).await;
+        let interrupt = interrupted?.or(late);
         drained.map_err(|panicked| unasked(Err(panicked)))?;
         let task = self.host.engine().task(&self.task.id).await?.ok_or_else(|| no_task(&self.task.id))?;
-        if out.json {
-            let json = json_line(&TaskJson::new(&task, &[], &self.store_id));
-            // Where stderr is closed there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "{json}");
-        }
-        Ok(ExitCode::from(exit_code(&task, exit.as_ref(), interrupt)))
+        let (code, words) = verdict(&task, exit.as_ref(), interrupt);
+        let json = out.json.then(|| json_line(&TaskJson::new(&task, &[], &self.store_id)));
+        // On a thread: what the command printed may have filled stderr, too.
+        let last_words = blocking(move || say(json, words));
+        all_read &= for_reader(last_words, patience, &mut signals, &mut late).await;
+        let cut_short = interrupt.or(late).filter(|_| !all_read);
+        Ok(ExitCode::from(cut_short.map_or(code, Interrupt::exit_code)))
     }
 
     fn work(&self, relay: &Relay) -> Result<steadfast::Worker, Failure> {
@@ -220,8 +230,12 @@ impl Here {
                 Ok(Cancelled::Ended | Cancelled::Requested | Cancelled::HadEnded(_)) => {}
                 Ok(Cancelled::NotFound) => relay.kill(),
                 Err(error) => {
-                    note(format_args!("the store can't be told to cancel ({error}); the command is killed"));
                     relay.kill();
+                    in_time(move || {
+                        note(format_args!(
+                            "the store can't be told to cancel ({error}); the command is killed"
+                        ));
+                    });
                 }
             }
         }
@@ -245,31 +259,66 @@ impl Here {
     }
 }
 
-/// What the command's own end, and the task's, make of our exit code.
-fn exit_code(task: &Task, exit: Option<&CommandExit>, interrupt: Option<Interrupt>) -> u8 {
+/// Waits for whoever reads us, for so long at most; a signal ends that, too, and is `heard`. Whether all was read.
+async fn for_reader(
+    writing: impl Future<Output = ()>,
+    patience: Option<Duration>,
+    signals: &mut Signals,
+    heard: &mut Option<Interrupt>,
+) -> bool {
+    let impatient = async {
+        match patience {
+            Some(patience) => tokio::time::sleep(patience).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = writing => true,
+        () = impatient => false,
+        signal = signals.next() => {
+            *heard = Some(signal);
+            false
+        }
+    }
+}
+
+/// The last that is said, on stderr.
+fn say(json: Option<String>, words: Option<String>) {
+    if let Some(json) = json {
+        // Where stderr is closed there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{json}");
+    }
+    if let Some(words) = words {
+        note(words);
+    }
+}
+
+/// What the command's own end, and the task's, make of our exit code; and what is to be said of it.
+fn verdict(task: &Task, exit: Option<&CommandExit>, interrupt: Option<Interrupt>) -> (u8, Option<String>) {
     if task.state == State::Succeeded {
-        return 0;
+        return (0, None);
     }
     if let (State::Cancelled, Some(interrupt)) = (task.state, interrupt) {
-        return interrupt.exit_code();
+        return (interrupt.exit_code(), None);
     }
     let why = task.error.as_deref().unwrap_or_default();
-    match task.cause {
-        Some(Cause::ExitCode | Cause::Signal) if exit.is_some() => {}
-        Some(Cause::NotStarted) => note(why),
+    let words = match task.cause {
+        Some(Cause::ExitCode | Cause::Signal) if exit.is_some() => None,
+        Some(Cause::NotStarted) => Some(why.to_owned()),
         Some(Cause::Timeout) => {
-            note(format_args!("task {} timed out after {}", task.id, duration_text(task.timeout)));
+            Some(format!("task {} timed out after {}", task.id, duration_text(task.timeout)))
         }
         cause => {
             let cause = cause.map_or(String::new(), |cause| format!(" ({cause})"));
-            note(format_args!("task {} is {}{cause}: {why}", task.id, task.state));
+            Some(format!("task {} is {}{cause}: {why}", task.id, task.state))
         }
-    }
-    match exit {
+    };
+    let code = match exit {
         Some(exit) if exit.run_code() != 0 => exit.run_code(),
         // It ended elsewhere, or before it began. The record has the code.
         _ => recorded_code(why).unwrap_or(Exit::RunFailed as u8),
-    }
+    };
+    (code, words)
 }
 
 /// The code in the record of a command that ended elsewhere: `exit code 3`, and perhaps more.

@@ -3,10 +3,14 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::place::{Done, Place, Process, sqlite, until};
+
+/// The grace of an attempt that was told to stop is 10 s.
+const GRACE_AND_MORE: Duration = Duration::from_secs(30);
 
 #[test]
 fn a_command_runs_and_its_output_and_code_are_ours() {
@@ -258,6 +262,57 @@ fn a_reader_that_goes_away_ends_the_command() {
     drop(process.0.stdout.take());
     assert_eq!(process.ended().code(), Some(141));
     assert_eq!(place.json(&["status", "a"])["state"], "cancelled");
+}
+
+/// A pager that waits for a key.
+#[test]
+fn a_reader_that_stands_still_holds_up_no_end() {
+    let place = Place::new();
+    let script = "echo on; exec yes";
+    let mut interrupted = started(&place, &["run", "--id", "a", "--", "sh", "-c", script]);
+    let timed_out = ["run", "--id", "b", "--timeout", "1s", "--", "sh", "-c", script];
+    let mut timed_out = started(&place, &timed_out);
+    for process in [&interrupted, &timed_out] {
+        until_full(process);
+    }
+    interrupted.signal(Signal::INT);
+    let asked = Instant::now();
+    assert_eq!(interrupted.ended().code(), Some(130));
+    assert!(asked.elapsed() < GRACE_AND_MORE, "after {:?}", asked.elapsed());
+    assert_eq!(place.json(&["status", "a"])["state"], "cancelled");
+    assert_eq!(timed_out.ended().code(), Some(125));
+    assert!(asked.elapsed() < GRACE_AND_MORE, "after {:?}", asked.elapsed());
+    assert!(timed_out.stderr().contains("timed out after 1s"));
+}
+
+#[test]
+fn what_a_command_printed_waits_for_a_slow_reader_unless_ctrl_c_comes() {
+    let place = Place::new();
+    // More than a pipe holds, and less than fits on the way.
+    let run = ["run", "--", "sh", "-c", "echo on; head -c 90000 /dev/zero | tr '\\0' x; echo; echo end"];
+    let mut slow = started(&place, &run);
+    let mut never = started(&place, &run);
+    until("the commands have ended", || {
+        let tasks = place.json(&["list"]);
+        tasks.as_array().unwrap().iter().all(|task| task["state"] == "succeeded").then_some(())
+    });
+    let rest: Vec<String> =
+        BufReader::new(slow.0.stdout.take().unwrap()).lines().map(Result::unwrap).collect();
+    assert_eq!((rest.concat().len(), &*rest[rest.len() - 1]), (90_003, "end"));
+    assert_eq!(slow.ended().code(), Some(0));
+    assert!(never.0.try_wait().unwrap().is_none(), "its reader may still come");
+    never.signal(Signal::INT);
+    assert_eq!(never.ended().code(), Some(130));
+}
+
+/// Waits until nothing more goes into the pipe of its stdout.
+#[track_caller]
+fn until_full(process: &Process) {
+    let mut before = 0;
+    until("the pipe is full", || {
+        let bytes = rustix::io::ioctl_fionread(process.0.stdout.as_ref().unwrap()).unwrap();
+        (std::mem::replace(&mut before, bytes) == bytes && bytes > 0).then_some(())
+    });
 }
 
 #[test]
