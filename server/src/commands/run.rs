@@ -49,23 +49,56 @@ pub(super) async fn run(args: cli::Run, store: &StoreUrl, out: Out) -> Result<Ex
 }
 
 async fn carry_out(args: cli::Run, store: &StoreUrl, out: Out) -> Result<ExitCode, Failure> {
-    let signals = Signals::new()?;
+    let mut stop = Stop { signals: Signals::new()?, first: None, command: None };
     let lease = args.lease;
-    let (host, store_id, task) = match args.resume {
-        Some(id) => {
-            let (host, store_id) = open(store, Missing::Refuse).await?;
-            let task = host.engine().task(&id).await?.ok_or_else(|| no_task(&id))?;
-            (host, store_id, resumable(task)?)
-        }
+    let (id, new) = match args.resume.clone() {
+        Some(id) => (id, None),
         None => {
             let task = recorded(args)?;
-            let (host, store_id) = open(store, Missing::Create).await?;
-            let task = submit(&host, task).await?;
-            (host, store_id, task)
+            (task.id.clone(), Some(task))
         }
     };
-    let here = Here { host, store_id, task, lease };
-    here.run(signals, out).await
+    match carry_through(&id, new, lease, store, &mut stop, out).await {
+        Ok(code) => Ok(code),
+        Err(Cut::Failed(failure)) => Err(failure),
+        Err(Cut::Left(signal)) => {
+            in_time(move || {
+                note(format_args!(
+                    "left before the store said that task {id} has ended; nothing of it runs here any more. \
+                    `steadfast status {id}` tells how it is, `steadfast run --resume {id}` carries it on, \
+                    `steadfast cancel {id}` ends it"
+                ));
+            });
+            Ok(ExitCode::from(signal.exit_code()))
+        }
+    }
+}
+
+async fn carry_through(
+    id: &TaskId,
+    new: Option<NewTask>,
+    lease: Option<Duration>,
+    store: &StoreUrl,
+    stop: &mut Stop,
+    out: Out,
+) -> Result<ExitCode, Cut> {
+    let (host, store_id, task) = stop.heed(stored(id, new, store)).await??;
+    Here { host, store_id, task, lease }.run(stop, out).await
+}
+
+/// The task in the store: a new one, or one that was there before.
+async fn stored(
+    id: &TaskId,
+    new: Option<NewTask>,
+    store: &StoreUrl,
+) -> Result<(Host, StoreId, Task), Failure> {
+    let missing = if new.is_some() { Missing::Create } else { Missing::Refuse };
+    let (host, store_id) = open(store, missing).await?;
+    let task = match new {
+        Some(task) => submit(&host, task).await?,
+        None => resumable(host.engine().task(id).await?.ok_or_else(|| no_task(id))?)?,
+    };
+    Ok((host, store_id, task))
 }
 
 /// The command line as a task.
@@ -154,42 +187,32 @@ struct Here {
 }
 
 impl Here {
-    async fn run(self, mut signals: Signals, out: Out) -> Result<ExitCode, Failure> {
+    async fn run(self, stop: &mut Stop, out: Out) -> Result<ExitCode, Cut> {
         let (relay, mut written) = Relay::start()
             .map_err(|error| Failure::new(Exit::RunFailed, format!("no thread for the output: {error}")))?;
         let mut worker = self.work(&relay)?;
-        let interrupted = tokio::select! {
-            interrupted = self.follow(&mut signals, &relay, &mut written) => interrupted,
+        stop.command = Some(relay.clone());
+        let followed = tokio::select! {
+            followed = self.follow(stop, &mut written) => followed?,
             ended = worker.ended() => Err(unasked(ended)),
         };
-        // A process that is still stopping has its grace; a second signal ends that, too.
-        let drained = worker.drain();
-        tokio::pin!(drained);
-        let mut late = None;
-        let drained = loop {
-            tokio::select! {
-                drained = &mut drained => break drained,
-                signal = signals.next() => {
-                    late = Some(signal);
-                    relay.kill();
-                }
-            }
-        };
+        // A process that is still stopping has its grace.
+        let drained = stop.heed(worker.drain()).await?;
         let exit = relay.exit();
-        drop(relay);
+        drop((relay, stop.command.take()));
         // What a command printed that ended by itself is for its reader, however slow that is.
-        let hurried = exit.is_none() || late.is_some() || !matches!(interrupted, Ok(None));
+        let hurried = exit.is_none() || stop.first.is_some() || followed.is_err();
         let patience = hurried.then_some(READER_PATIENCE);
-        let mut all_read = for_reader(written.finish(), patience, &mut signals, &mut late).await;
-        let interrupt = interrupted?.or(late);
+        let mut all_read = stop.for_reader(written.finish(), patience).await;
+        followed?;
         drained.map_err(|panicked| unasked(Err(panicked)))?;
-        let task = self.host.engine().task(&self.task.id).await?.ok_or_else(|| no_task(&self.task.id))?;
-        let (code, words) = verdict(&task, exit.as_ref(), interrupt);
+        let task = stop.heed(self.host.engine().task(&self.task.id)).await?.map_err(Failure::from)?;
+        let task = task.ok_or_else(|| no_task(&self.task.id))?;
+        let (code, words) = verdict(&task, exit.as_ref(), stop.first);
         let json = out.json.then(|| json_line(&TaskJson::new(&task, &[], &self.store_id)));
         // On a thread: what the command printed may have filled stderr, too.
-        let last_words = blocking(move || say(json, words));
-        all_read &= for_reader(last_words, patience, &mut signals, &mut late).await;
-        let cut_short = interrupt.or(late).filter(|_| !all_read);
+        all_read &= stop.for_reader(blocking(move || say(json, words)), patience).await;
+        let cut_short = stop.first.filter(|_| !all_read);
         Ok(ExitCode::from(cut_short.map_or(code, Interrupt::exit_code)))
     }
 
@@ -205,40 +228,34 @@ impl Here {
             .map_err(|invalid| Failure::new(Exit::Usage, invalid.to_string()))
     }
 
-    /// Waits for the task's end, and passes on what is to end it sooner; says what that was.
-    async fn follow(
-        &self,
-        signals: &mut Signals,
-        relay: &Relay,
-        written: &mut Written,
-    ) -> Result<Option<Interrupt>, Failure> {
-        let mut interrupted: Option<Interrupt> = None;
+    /// Waits for the task's end, and passes on what is to end it sooner.
+    async fn follow(&self, stop: &mut Stop, written: &mut Written) -> Result<Result<(), Failure>, Cut> {
         let ended = self.ended();
         tokio::pin!(ended);
-        loop {
-            let interrupt = tokio::select! {
-                ended = &mut ended => return ended.map(|()| interrupted),
-                interrupt = signals.next() => interrupt,
-                Ok(()) = &mut written.reader_gone, if interrupted.is_none() => Interrupt::Pipe,
-            };
-            if interrupted.is_some() {
-                relay.kill();
-                continue;
-            }
-            interrupted = Some(interrupt);
-            match self.host.engine().cancel(&self.task.id, interrupt.reason()).await {
-                Ok(Cancelled::Ended | Cancelled::Requested | Cancelled::HadEnded(_)) => {}
-                Ok(Cancelled::NotFound) => relay.kill(),
-                Err(error) => {
-                    relay.kill();
-                    in_time(move || {
-                        note(format_args!(
-                            "the store can't be told to cancel ({error}); the command is killed"
-                        ));
-                    });
-                }
+        let interrupt = match stop.first {
+            // It came before there was a task to cancel.
+            Some(interrupt) => interrupt,
+            None => tokio::select! {
+                ended = &mut ended => return Ok(ended),
+                interrupt = stop.signals.next() => interrupt,
+                Ok(()) = &mut written.reader_gone => Interrupt::Pipe,
+            },
+        };
+        stop.first = Some(interrupt);
+        match stop.heed(self.host.engine().cancel(&self.task.id, interrupt.reason())).await? {
+            Ok(Cancelled::Ended | Cancelled::Requested | Cancelled::HadEnded(_)) => {}
+            Ok(Cancelled::NotFound) => stop.kill(),
+            Err(error) => {
+                stop.kill();
+                in_time(move || {
+                    note(format_args!(
+                        "the store can't be told to cancel ({error}); the command is killed. Interrupted \
+                        again, we don't wait for the store"
+                    ));
+                });
             }
         }
+        stop.heed(ended).await
     }
 
     /// Waits until the task has ended; a store that fails for a moment is asked again.
@@ -255,29 +272,6 @@ impl Here {
                     tokio::time::sleep(STORE_RETRY).await;
                 }
             }
-        }
-    }
-}
-
-/// Waits for whoever reads us, for so long at most; a signal ends that, too, and is `heard`. Whether all was read.
-async fn for_reader(
-    writing: impl Future<Output = ()>,
-    patience: Option<Duration>,
-    signals: &mut Signals,
-    heard: &mut Option<Interrupt>,
-) -> bool {
-    let impatient = async {
-        match patience {
-            Some(patience) => tokio::time::sleep(patience).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = writing => true,
-        () = impatient => false,
-        signal = signals.next() => {
-            *heard = Some(signal);
-            false
         }
     }
 }
@@ -355,6 +349,73 @@ impl Interrupt {
             Interrupt::Int => 130,
             Interrupt::Pipe => 141,
             Interrupt::Term => 143,
+        }
+    }
+}
+
+/// What was asked of us by signals.
+struct Stop {
+    signals: Signals,
+    /// What is to end the command: what came first.
+    first: Option<Interrupt>,
+    /// Where there is something left to kill.
+    command: Option<Relay>,
+}
+
+/// Why there is nothing more to wait for.
+enum Cut {
+    Failed(Failure),
+    /// Whoever interrupted us doesn't wait for the store.
+    Left(Interrupt),
+}
+
+impl From<Failure> for Cut {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Stop {
+    /// SIGKILL to the command, now.
+    fn kill(&mut self) {
+        if let Some(command) = self.command.take() {
+            command.kill();
+        }
+    }
+
+    /// Waits for what may take as long as the store likes. A signal meanwhile kills the command, where there is one; one
+    /// more ends the wait.
+    async fn heed<T>(&mut self, doing: impl Future<Output = T>) -> Result<T, Cut> {
+        tokio::pin!(doing);
+        loop {
+            let signal = tokio::select! {
+                done = &mut doing => return Ok(done),
+                signal = self.signals.next() => signal,
+            };
+            let is_first = self.first.is_none();
+            let first = *self.first.get_or_insert(signal);
+            if self.command.is_none() && !is_first {
+                return Err(Cut::Left(first));
+            }
+            self.kill();
+        }
+    }
+
+    /// Waits for whoever reads us, for so long at most; a signal ends that, too. Whether all was read.
+    async fn for_reader(&mut self, writing: impl Future<Output = ()>, patience: Option<Duration>) -> bool {
+        let impatient = async {
+            match patience {
+                Some(patience) => tokio::time::sleep(patience).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = writing => true,
+            () = impatient => false,
+            signal = self.signals.next() => {
+                self.first.get_or_insert(signal);
+                false
+            }
         }
     }
 }

@@ -97,6 +97,34 @@ fn an_attempt_that_may_not_be_rescued_fails_with_its_server() {
 }
 
 #[test]
+fn a_run_whose_store_stays_away_can_be_left() {
+    let test = "a_run_whose_store_stays_away_can_be_left";
+    let Some(postgres) = PostgresServer::start_or_skip(test, Options { fsync: false, settings: &[] }) else {
+        return;
+    };
+    let marker = marker("left");
+    let place = Place::new();
+    let store = postgres.create_database("left").unwrap();
+    let script = "trap '' TERM; echo on; while :; do sleep 0.1; done";
+    let mut command =
+        place.command(&["--store", &store, "run", "--id", "a", "--", "sh", "-c", script, &marker]);
+    let mut run = Process(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    assert_eq!(run.first_line(), "on");
+    drop(postgres);
+    let asked = Instant::now();
+    // Signals that come close together may be heard as one.
+    let status = until("it has been left", || {
+        run.signal(Signal::INT);
+        run.0.try_wait().unwrap()
+    });
+    assert_eq!(status.code(), Some(130));
+    assert!(asked.elapsed() < Duration::from_secs(30), "after {:?}", asked.elapsed());
+    let said = run.stderr();
+    assert!(said.contains("`steadfast run --resume a`"), "{said}");
+    until("its command is gone", || processes(&marker).is_empty().then_some(()));
+}
+
+#[test]
 fn a_cancel_on_the_store_reaches_a_servers_task_on_sqlite() {
     let marker = marker("cancelled-on-sqlite");
     let place = place(&marker);
