@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use steadfast::core::storage::TaskFilter;
+use steadfast::core::diagnose::WORKER_SILENT;
+use steadfast::core::storage::{Answer, Query, TaskFilter, View};
 use steadfast::core::supervisor::DrainHandle;
 use steadfast::exec::{Logged, Options, RUN_KIND, Recorded};
 use steadfast::{
-    Cause, Clock, Context, Handler, Handlers, Kind, State, Task, TaskId, Verdict, WorkerConfig, worker_id,
+    Cause, Clock, Context, Error, Handler, Handlers, Kind, State, Task, TaskId, Verdict, WorkerConfig,
+    worker_id,
 };
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -19,6 +21,8 @@ use crate::store::Host;
 
 /// How often to look.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How many are looked at in one call.
+const PAGE: u32 = 1_000;
 /// How many at once.
 const ADOPTED_MAX: usize = 16;
 /// How long a worker waits for the end of its task before it looks again.
@@ -67,7 +71,11 @@ async fn look(host: Host, options: Options, worker: WorkerConfig, mut drain: wat
     let mut adopted: BTreeMap<TaskId, DrainHandle> = BTreeMap::new();
     let mut ends = JoinSet::new();
     loop {
-        for task in left_behind(&host).await {
+        let left = left_behind(&host).await.unwrap_or_else(|error| {
+            tracing::warn!(?error, "looking for commands left behind failed and will be repeated");
+            Vec::new()
+        });
+        for task in left {
             if adopted.len() < ADOPTED_MAX && !adopted.contains_key(&task.id) {
                 tracing::info!(task = %task.id, "carrying on a command that was left behind");
                 let (handle, end) = carry_on(&host, &options, &worker, task.clone());
@@ -89,20 +97,39 @@ async fn look(host: Host, options: Options, worker: WorkerConfig, mut drain: wat
     while ends.join_next().await.is_some() {}
 }
 
-/// The commands whose process let its lease lapse, or whose adopter was drained.
-async fn left_behind(host: &Host) -> Vec<Task> {
-    let filter = TaskFilter {
-        state: Some(State::Ready),
-        kind: Some(run_kind()),
-        limit: 1_000,
-        ..TaskFilter::default()
-    };
-    let mut tasks = host.engine().tasks(filter).await.unwrap_or_else(|error| {
-        tracing::warn!(?error, "looking for commands left behind failed and will be repeated");
-        Vec::new()
+/// The commands whose process let its lease lapse, or whose adopter was drained; and those that nobody alive can claim,
+/// because their process died before their turn, or between two attempts.
+async fn left_behind(host: &Host) -> Result<Vec<Task>, Error> {
+    let View { as_of, answer, .. } = host.engine().read(&Query::Workers).await?;
+    let Answer::Workers(mut alive) = answer else { unreachable!("workers were asked for, not {answer:?}") };
+    alive.retain(|worker| {
+        let is_silent = as_of.since(worker.seen_at) > WORKER_SILENT;
+        !worker.gone && !is_silent && worker.kinds.contains(&run_kind())
     });
-    tasks.retain(|task| matches!(task.cause, Some(Cause::LeaseLapsed | Cause::Drained)));
-    tasks
+    let is_left = |task: &Task| match task.cause {
+        Some(Cause::LeaseLapsed | Cause::Drained) => true,
+        // A process that has only just recorded its command may not have been seen yet.
+        _ => {
+            as_of.since(task.submitted_at) > WORKER_SILENT
+                && !alive.iter().any(|worker| worker.queues.contains(&task.queue))
+        }
+    };
+    let mut left = Vec::new();
+    // Whoever claims makes what is due ready, and here nobody does.
+    for state in [State::Ready, State::Scheduled] {
+        let mut before = None;
+        loop {
+            let (state, kind) = (Some(state), Some(run_kind()));
+            let filter = TaskFilter { state, kind, before, limit: PAGE, ..TaskFilter::default() };
+            let page = host.engine().tasks(filter).await?;
+            before = page.last().filter(|_| page.len() == PAGE as usize).map(|task| task.id.clone());
+            left.extend(page.into_iter().filter(|task| task.due_at <= as_of && is_left(task)));
+            if before.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(left)
 }
 
 /// A worker for this one task, and what ends when the worker has.

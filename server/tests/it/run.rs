@@ -352,6 +352,22 @@ fn a_worker_that_is_allowed_to_carries_on_what_was_left_behind() {
     drop(worker);
 }
 
+/// Nobody lost it, so it shows by nothing but that nobody is there: for a minute its process may only have been silent.
+#[test]
+fn a_worker_carries_on_what_was_left_between_two_attempts() {
+    let place = Place::with("[server]\nallow_run = true\n");
+    let script = "echo on; [ -e again ] || { : > again; exit 1; }";
+    let mut process = started(&place, &["run", "--id", "a", "--attempts", "2", "--", "sh", "-c", script]);
+    until("it is to be tried again", || (place.json(&["status", "a"])["state"] != "running").then_some(()));
+    process.signal(Signal::KILL);
+    process.ended();
+    let mut command = place.command(&["worker"]);
+    let worker = Process(command.stderr(Stdio::null()).spawn().unwrap());
+    let task = place.json(&["wait", "a"]);
+    assert_eq!((&task["state"], &task["attempt"]), (&"succeeded".into(), &2.into()));
+    drop(worker);
+}
+
 #[test]
 fn runs_do_not_take_each_others_commands() {
     let place = Place::new();
