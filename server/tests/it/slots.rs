@@ -60,8 +60,9 @@ fn the_newest_runs_at_once(place: &Place, store: &str, marker: &str) {
         }
         until("the newest was entered", || entered(place).contains(newest).then_some(()));
         let task = server.get(&format!("/v1/tasks/{newest}")).json();
+        // A claim reads the clock when it begins, and may find what was submitted a moment later.
         let waited = time(&task["claimed_at"]).duration_since(time(&task["submitted_at"]));
-        assert!(Duration::try_from(waited).unwrap() <= AT_ONCE, "{waited:#}: {task}");
+        assert!(waited <= AT_ONCE.try_into().unwrap(), "{waited:#}: {task}");
         for id in replaced {
             let task = server.get(&format!("/v1/tasks/{id}")).json();
             let end = (&task["state"], &task["cause"]);
