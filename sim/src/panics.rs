@@ -11,16 +11,25 @@ thread_local! {
     static SAID: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
+/// How the standard library begins to tell of a panic after which it aborts: one in a destructor while another unwinds.
+const NO_RETURN: &str = "panic in a ";
+
 /// Acts. A panic is an error that says what the panic said, and where.
+#[expect(clippy::print_stderr, reason = "the last words of the process")]
 pub(crate) fn catch<T>(act: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let otherwise = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            if CATCHING.get() > 0 {
-                SAID.set(Some(words(panic)));
-            } else {
+            let words = words(panic);
+            if CATCHING.get() == 0 {
                 otherwise(panic);
+            } else if words.starts_with(NO_RETURN) {
+                // The process ends here: what led to it would be lost.
+                eprintln!("{}", SAID.take().unwrap_or_default());
+                otherwise(panic);
+            } else {
+                SAID.set(Some(words));
             }
         }));
     });

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use steadfast::core::diagnose::WORKER_SILENT;
 use steadfast::core::storage::{Answer, Query, TaskFilter, View};
-use steadfast::core::supervisor::DrainHandle;
+use steadfast::core::supervisor::{BEAT, DrainHandle};
+use steadfast::core::time::Moment;
 use steadfast::exec::{Logged, Options, RUN_KIND, Recorded};
 use steadfast::{
-    Cause, Clock, Context, Error, Handler, Handlers, Kind, State, Task, TaskId, Verdict, WorkerConfig,
+    Cause, Clock, Context, Error, Handler, Handlers, Kind, Queue, State, Task, TaskId, Verdict, WorkerConfig,
     worker_id,
 };
 use tokio::sync::watch;
@@ -21,8 +22,9 @@ use crate::store::Host;
 
 /// How often to look.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How many are looked at in one call.
+/// How many are looked at in one call, and in how many calls.
 const PAGE: u32 = 1_000;
+const PAGES_MAX: u32 = 10;
 /// How many at once.
 const ADOPTED_MAX: usize = 16;
 /// How long a worker waits for the end of its task before it looks again.
@@ -70,12 +72,15 @@ impl Adopter {
 async fn look(host: Host, options: Options, worker: WorkerConfig, mut drain: watch::Receiver<bool>) {
     let mut adopted: BTreeMap<TaskId, DrainHandle> = BTreeMap::new();
     let mut ends = JoinSet::new();
+    let mut unclaimed = Unclaimed::default();
     loop {
-        let left = left_behind(&host).await.unwrap_or_else(|error| {
+        let left = if adopted.len() < ADOPTED_MAX { left_behind(&host).await } else { Ok(Left::default()) };
+        let left = left.unwrap_or_else(|error| {
             tracing::warn!(?error, "looking for commands left behind failed and will be repeated");
-            Vec::new()
+            Left::default()
         });
-        for task in left {
+        let for_long = unclaimed.for_long(left.unclaimed, host.engine().clock().now());
+        for task in left.lost.into_iter().chain(for_long) {
             if adopted.len() < ADOPTED_MAX && !adopted.contains_key(&task.id) {
                 tracing::info!(task = %task.id, "carrying on a command that was left behind");
                 let (handle, end) = carry_on(&host, &options, &worker, task.clone());
@@ -97,33 +102,59 @@ async fn look(host: Host, options: Options, worker: WorkerConfig, mut drain: wat
     while ends.join_next().await.is_some() {}
 }
 
-/// The commands whose process let its lease lapse, or whose adopter was drained; and those that nobody alive can claim,
-/// because their process died before their turn, or between two attempts.
-async fn left_behind(host: &Host) -> Result<Vec<Task>, Error> {
+/// What a look has found.
+#[derive(Default)]
+struct Left {
+    /// Whose process let its lease lapse, or whose adopter was drained.
+    lost: Vec<Task>,
+    /// Of each queue the first that nobody alive can claim: its process died before its turn, or between two attempts. Who
+    /// carries it on serves the queue, so that the next is found when it has ended.
+    unclaimed: BTreeMap<Queue, Task>,
+}
+
+/// Since when nobody could claim a task, as far as we have looked, by our own clock. All workers seem silent for a moment
+/// after this machine was suspended, or after the store's clock was set.
+#[derive(Default)]
+struct Unclaimed(BTreeMap<TaskId, Moment>);
+
+impl Unclaimed {
+    fn for_long(&mut self, found: BTreeMap<Queue, Task>, now: Moment) -> Vec<Task> {
+        let since = found.values().map(|task| (task.id.clone(), *self.0.get(&task.id).unwrap_or(&now)));
+        self.0 = since.collect();
+        found.into_values().filter(|task| now.since(self.0[&task.id]) > BEAT).collect()
+    }
+}
+
+/// The commands that were left behind, as far as they are among the newest that wait.
+async fn left_behind(host: &Host) -> Result<Left, Error> {
     let View { as_of, answer, .. } = host.engine().read(&Query::Workers).await?;
     let Answer::Workers(mut alive) = answer else { unreachable!("workers were asked for, not {answer:?}") };
     alive.retain(|worker| {
         let is_silent = as_of.since(worker.seen_at) > WORKER_SILENT;
         !worker.gone && !is_silent && worker.kinds.contains(&run_kind())
     });
-    let is_left = |task: &Task| match task.cause {
-        Some(Cause::LeaseLapsed | Cause::Drained) => true,
-        // A process that has only just recorded its command may not have been seen yet.
-        _ => {
-            as_of.since(task.submitted_at) > WORKER_SILENT
-                && !alive.iter().any(|worker| worker.queues.contains(&task.queue))
-        }
+    // A process that has only just recorded its command may not have been seen yet.
+    let is_unclaimed = |task: &Task| {
+        as_of.since(task.submitted_at) > WORKER_SILENT
+            && !alive.iter().any(|worker| worker.queues.contains(&task.queue))
     };
-    let mut left = Vec::new();
+    let mut left = Left::default();
     // Whoever claims makes what is due ready, and here nobody does.
     for state in [State::Ready, State::Scheduled] {
         let mut before = None;
-        loop {
+        for _ in 0..PAGES_MAX {
             let (state, kind) = (Some(state), Some(run_kind()));
             let filter = TaskFilter { state, kind, before, limit: PAGE, ..TaskFilter::default() };
             let page = host.engine().tasks(filter).await?;
             before = page.last().filter(|_| page.len() == PAGE as usize).map(|task| task.id.clone());
-            left.extend(page.into_iter().filter(|task| task.due_at <= as_of && is_left(task)));
+            for task in page.into_iter().filter(|task| task.due_at <= as_of) {
+                match task.cause {
+                    Some(Cause::LeaseLapsed | Cause::Drained) => left.lost.push(task),
+                    // The newest come first: the oldest is left.
+                    _ if is_unclaimed(&task) => drop(left.unclaimed.insert(task.queue.clone(), task)),
+                    _ => {}
+                }
+            }
             if before.is_none() {
                 break;
             }

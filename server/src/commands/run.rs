@@ -64,7 +64,7 @@ async fn carry_out(args: cli::Run, store: &StoreUrl, out: Out) -> Result<ExitCod
         Err(Cut::Left(signal)) => {
             in_time(move || {
                 note(format_args!(
-                    "left before the store said that task {id} has ended; nothing of it runs here any more. \
+                    "left before all was known of task {id}; nothing of it runs here any more. \
                     `steadfast status {id}` tells how it is, `steadfast run --resume {id}` carries it on, \
                     `steadfast cancel {id}` ends it"
                 ));
@@ -200,20 +200,28 @@ impl Here {
         let drained = stop.heed(worker.drain()).await?;
         let exit = relay.exit();
         drop((relay, stop.command.take()));
+        let task = match followed {
+            Ok(()) => stop.heed(self.last_look()).await?,
+            Err(failure) => Err(failure),
+        };
         // What a command printed that ended by itself is for its reader, however slow that is.
-        let hurried = exit.is_none() || stop.first.is_some() || followed.is_err();
-        let patience = hurried.then_some(READER_PATIENCE);
-        let mut all_read = stop.for_reader(written.finish(), patience).await;
-        followed?;
+        let by_itself =
+            |task: &Task| matches!(task.cause, Some(Cause::Done | Cause::ExitCode | Cause::Signal));
+        let is_patient = exit.is_some() && task.as_ref().is_ok_and(by_itself);
+        let patience = |stop: &Stop| (!is_patient || stop.first.is_some()).then_some(READER_PATIENCE);
+        let mut all_read = stop.for_reader(written.finish(), patience(stop)).await;
+        let task = task?;
         drained.map_err(|panicked| unasked(Err(panicked)))?;
-        let task = stop.heed(self.host.engine().task(&self.task.id)).await?.map_err(Failure::from)?;
-        let task = task.ok_or_else(|| no_task(&self.task.id))?;
         let (code, words) = verdict(&task, exit.as_ref(), stop.first);
         let json = out.json.then(|| json_line(&TaskJson::new(&task, &[], &self.store_id)));
         // On a thread: what the command printed may have filled stderr, too.
-        all_read &= stop.for_reader(blocking(move || say(json, words)), patience).await;
+        all_read &= stop.for_reader(blocking(move || say(json, words)), patience(stop)).await;
         let cut_short = stop.first.filter(|_| !all_read);
         Ok(ExitCode::from(cut_short.map_or(code, Interrupt::exit_code)))
+    }
+
+    async fn last_look(&self) -> Result<Task, Failure> {
+        self.host.engine().task(&self.task.id).await?.ok_or_else(|| no_task(&self.task.id))
     }
 
     fn work(&self, relay: &Relay) -> Result<steadfast::Worker, Failure> {

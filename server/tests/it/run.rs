@@ -363,6 +363,8 @@ fn a_worker_carries_on_what_was_left_between_two_attempts() {
     process.ended();
     let mut command = place.command(&["worker"]);
     let worker = Process(command.stderr(Stdio::null()).spawn().unwrap());
+    // Longer than a command may take here.
+    place.run(&["wait", "a", "--timeout", "60s"]);
     let task = place.json(&["wait", "a"]);
     assert_eq!((&task["state"], &task["attempt"]), (&"succeeded".into(), &2.into()));
     drop(worker);
