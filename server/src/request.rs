@@ -241,7 +241,23 @@ pub fn deadline(text: &str) -> Result<Due, String> {
 }
 
 fn error(field: &str, why: impl Into<String>) -> FieldError {
-    FieldError { field: Some(field.into()), why: why.into() }
+    FieldError { field: Some(field.chars().take(FIELD_CHARS_SHOWN).collect()), why: why.into() }
+}
+
+/// How much of a field's name is said back: it may be any text.
+const FIELD_CHARS_SHOWN: usize = 100;
+/// How much is said of each end of what serde says.
+const END_BYTES_SHOWN: usize = 200;
+
+/// Why a body isn't the JSON that it should be. Serde quotes what it met, which may be all of the body.
+pub(crate) fn unreadable(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    if said.len() <= 2 * END_BYTES_SHOWN {
+        return format!("the body: {said}");
+    }
+    let head = &said[..said.floor_char_boundary(END_BYTES_SHOWN)];
+    let tail = &said[said.ceil_char_boundary(said.len() - END_BYTES_SHOWN)..];
+    format!("the body: {head} … {tail}")
 }
 
 /// The fields of a JSON object that haven't been read yet: each is one of [`FIELDS`], and stands there once.
@@ -250,8 +266,7 @@ struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 impl<'a> Fields<'a> {
     fn read(json: &'a [u8]) -> Result<Self, FieldError> {
         let whole = |why: String| FieldError { field: None, why };
-        let fields: Self =
-            serde_json::from_slice(json).map_err(|error| whole(format!("the body: {error}")))?;
+        let fields: Self = serde_json::from_slice(json).map_err(|error| whole(unreadable(&error)))?;
         let mut names: Vec<&str> = fields.0.iter().map(|(name, _)| &**name).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {

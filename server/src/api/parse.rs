@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use steadfast::core::name::InvalidName;
 use steadfast::{State as TaskState, TaskId};
 
+use crate::request::unreadable;
 use crate::service::{LIST_MAX, invalid};
 use crate::wire::Problem;
 
@@ -104,7 +105,7 @@ pub(super) fn json<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Prob
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(invalid("the body must be a JSON object"));
     }
-    serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))
+    serde_json::from_slice(body).map_err(|error| invalid(unreadable(&error)))
 }
 
 pub(super) fn too_large(detail: impl Into<String>) -> Problem {

@@ -11,7 +11,7 @@ use steadfast::{Clock, Key, Storage};
 
 use super::parse::{Parameters, too_large, whole};
 use super::{Api, answer};
-use crate::request::TaskRequest;
+use crate::request::{TaskRequest, unreadable};
 use crate::service::{Submission, invalid, invalid_field};
 use crate::wire::Problem;
 
@@ -60,8 +60,7 @@ async fn many<S: Storage, C: Clock>(api: &Api<S, C>, body: &[u8]) -> Result<Resp
 /// # Errors
 /// It is no JSON array, or has more than [`BULK_TASKS_MAX`] items.
 pub fn bulk(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
-    let items: Vec<&RawValue> =
-        serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))?;
+    let items: Vec<&RawValue> = serde_json::from_slice(body).map_err(|error| invalid(unreadable(&error)))?;
     if items.len() > BULK_TASKS_MAX {
         let detail = format!("{} tasks are more than the {BULK_TASKS_MAX} of one request", items.len());
         return Err(too_large(detail).help("send them in several requests"));
